@@ -1,0 +1,56 @@
+# make run    start Parley on this machine        make check  lint, types, contracts, unit tests (< 60 s)
+# make test   everything, with real components    make clean  remove what the others made
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q install --retries 5
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help run test check format js clean
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(VENV)/run.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Parley needs Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "this Python cannot make virtual environments: install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[probes]'
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp
+	$(PIP) -e '.[probes,test]'
+	@touch $@
+
+node_modules/.package-lock.json: package.json package-lock.json
+	npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+run: $(VENV)/run.stamp
+	@$(BIN)/parley dev $(ARGS)
+
+format: $(VENV)/test.stamp
+	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
+
+js: node_modules/.package-lock.json
+	@npm run --silent types
+	@npm test --silent
+
+check: $(VENV)/test.stamp
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/ruff check -q .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo >/dev/null || { $(BIN)/lint-imports; exit 1; }
+	@if command -v npm >/dev/null; then $(MAKE) -s js; else echo "npm is not installed: JavaScript is not checked"; fi
+	@$(PYTEST) -q tests/unit tests/model
+
+test: $(VENV)/test.stamp
+	@tests/install-system-packages
+	@if command -v npm >/dev/null; then $(MAKE) -s js; \
+	 elif [ -n "$$CI" ]; then echo "npm is missing"; exit 1; \
+	 else echo "skipped: JavaScript tests, npm is not installed"; fi
+	@$(PYTEST) -n 2 --dist loadfile $(ARGS)
+
+clean:
+	rm -rf $(VENV) node_modules test-output .parley .pytest_cache .mypy_cache .ruff_cache .hypothesis

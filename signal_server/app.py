@@ -1,0 +1,240 @@
+"""Composition root: the only place where signaling, broker, relay and pages meet.
+
+Builds one node from settings and runs it on uvicorn. It decides nothing about messages or
+credentials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import secrets
+import signal
+import socket as stdlib_socket
+from collections.abc import Callable, Coroutine, Iterator
+from importlib.metadata import version
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
+
+from signal_server import clock, metrics
+from signal_server.config import Settings
+from signal_server.core.inputs import IceGrant, Permit
+from signal_server.core.switchboard import Switchboard
+from signal_server.edge import operations, pages
+from signal_server.edge.dispatcher import Dispatcher
+from signal_server.edge.front import listen, make_front
+from signal_server.edge.server import SocketSettings
+from signal_server.wire.codec import Refusal
+from signal_server.wire.codes import CloseCode, ErrorCode
+from turn_broker import http as broker_http
+from turn_broker.access_token import AccessTokens, TokenRefusal
+from turn_broker.accounts import Account
+from turn_broker.broker import ENTROPY_BYTES, Grant, GrantRefusal, TurnNode
+from turn_broker.config import accounts_of, broker_of
+from turn_broker.counters import Counters, CountersCollector
+from turn_broker.openapi import openapi_components, openapi_paths
+
+log = logging.getLogger("parley.app")
+
+SIGNAL_PATH = "/v1/signal"
+MAX_BODY_BYTES = 64 * 1024
+DEV_TOKEN_TTL_S = 86_400
+
+
+class Node:
+    """One node's parts, wired."""
+
+    def __init__(self, settings: Settings, nodes: list[TurnNode] | None, *, is_dev: bool) -> None:
+        """`nodes` replaces the configured TURN nodes, where this process runs the relay itself."""
+        self.settings = settings
+        self.accounts = accounts_of(settings.accounts)
+        self.tokens = AccessTokens(self.accounts)
+        self.broker = broker_of(settings.turn, nodes)
+        self.counters = Counters()
+        switchboard = Switchboard(
+            settings.node.name, settings.node.region, settings.limits, int(clock.unix() * 1000)
+        )
+        self.dispatcher = Dispatcher(switchboard, self._authenticate, self._grant, clock.monotonic)
+        origins = frozenset(settings.cors.origins)
+        self.front = make_front(
+            {SIGNAL_PATH: self.dispatcher},
+            SocketSettings(
+                limits=settings.limits, allowed_origins=None if "*" in origins else origins
+            ),
+        )
+        self.sockets = self.front.sockets
+        self.app = self._web(is_dev)
+
+    @property
+    def account(self) -> Account:
+        """The default account: the first one."""
+        account = self.accounts.by_sid(self.settings.accounts[0].sid)
+        assert account is not None
+        return account
+
+    def issue_token(self, identity: str, room: str | None, ttl_s: int = DEV_TOKEN_TTL_S) -> str:
+        """Access token of the default account's first key; ValueError for a bad name."""
+        key = self.account.api_keys[0]
+        return self.tokens.issue(
+            self.account, key.sid, identity, room=room, ttl_s=ttl_s, now=clock.unix()
+        )
+
+    def _authenticate(self, token: str) -> Permit | Refusal:
+        claims = self.tokens.verify(token, clock.unix())
+        if isinstance(claims, TokenRefusal):
+            return Refusal(ErrorCode(claims.code), claims.message)
+        return Permit(
+            account=claims.account_sid,
+            identity=claims.identity,
+            name=claims.name,
+            may_join=claims.may_join,
+            may_turn=claims.grants.turn,
+        )
+
+    def _grant(
+        self, account: str, identity: str, ttl: int | None, region: str | None
+    ) -> IceGrant | None:
+        grant = self.broker.grant(
+            account,
+            identity,
+            clock.unix(),
+            ttl=ttl,
+            region=region,
+            entropy=secrets.token_bytes(ENTROPY_BYTES),
+        )
+        if isinstance(grant, GrantRefusal):
+            self.counters.refused[grant.code] += 1
+            return None
+        self.counters.issued["signaling"] += 1
+        return _ice_grant(grant)
+
+    def _web(self, is_dev: bool) -> Starlette:
+        registry = metrics.page(
+            metrics.SignalingCollector(self.dispatcher, self.sockets),
+            CountersCollector(self.counters),
+        )
+        fragment = {"paths": openapi_paths(), "components": openapi_components()}
+        document = operations.openapi_document(version("parley-rtc"), fragment)
+        routes: list[BaseRoute] = [
+            *operations.routes(
+                lambda: not self.dispatcher.is_draining,
+                lambda: metrics.render(registry),
+                metrics.CONTENT_TYPE,
+                document,
+            ),
+            *broker_http.routes(self.broker, self.accounts, self.tokens, clock.unix, self.counters),
+            *pages.routes(),
+        ]
+        if is_dev:
+            routes.append(operations.dev_token_route(self.issue_token))
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=self.settings.cors.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
+        )
+        return Starlette(routes=routes, middleware=[cors], max_body_size=MAX_BODY_BYTES)
+
+
+def _ice_grant(grant: Grant) -> IceGrant:
+    servers: list[dict[str, Any]] = [server.to_w3c() for server in grant.ice_servers]
+    return IceGrant(ice_servers=servers, ttl=grant.ttl, expires_at=grant.expires_at)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with our signals, and an event for being up."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+
+    async def startup(self, sockets: list[stdlib_socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Running:
+    """A node that serves; SIGTERM drains it, a second SIGTERM or SIGINT stops it at once."""
+
+    def __init__(self, node: Node, listener: stdlib_socket.socket) -> None:
+        self._node = node
+        self._listener = listener
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        config = uvicorn.Config(
+            node.app,
+            http=node.front,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+        self._server = _Server(config)
+
+    async def serve(self, on_ready: Callable[[], None], drain_s: float) -> None:
+        """Serve until told to stop; `drain_s` 0 goes down at once."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop, number == signal.SIGINT)
+        serving = loop.create_task(self._server.serve(sockets=[self._listener]))
+        try:
+            await _first(serving, self._server.is_up.wait())
+            gc.collect()
+            gc.freeze()
+            on_ready()
+            await _first(serving, self._stopping.wait())
+            await self._go_down(0.0 if self._hurry.is_set() else drain_s)
+        finally:
+            self._server.should_exit = True
+            self._server.force_exit = True
+            await serving
+            self._node.dispatcher.stop()
+
+    def stop(self, at_once: bool = False) -> None:
+        """Begin to drain; at once, or the second time, do not wait for peers."""
+        if at_once or self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    async def _go_down(self, drain_s: float) -> None:
+        sockets = self._node.sockets
+        self._node.dispatcher.drain("shutdown", drain_s)
+        if drain_s and sockets.sockets:
+            log.info("draining", extra={"connections": len(sockets.sockets)})
+            hurry = asyncio.ensure_future(self._hurry.wait())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    await _first(hurry, sockets.wait_empty())
+            hurry.cancel()
+        sockets.close_all(CloseCode.GO_AWAY, "shutdown")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sockets.wait_empty(), 0.5)
+
+
+async def _first(task: asyncio.Future[Any], other: Coroutine[Any, Any, Any]) -> None:
+    """Wait until either is done; the second is not left behind."""
+    waiting = asyncio.ensure_future(other)
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+
+
+def bind(host: str, port: int) -> stdlib_socket.socket:
+    """The listening socket of the node; raises OSError."""
+    return listen(host, port)

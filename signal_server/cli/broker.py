@@ -1,0 +1,23 @@
+"""`parley token ...` and `parley turn ...`: the broker's commands under one roof."""
+
+from __future__ import annotations
+
+import click
+
+from turn_broker.cli import create_token, mint, verify, verify_token
+
+
+@click.group()
+def token() -> None:
+    """Access tokens for clients."""
+
+
+@click.group()
+def turn() -> None:
+    """TURN credentials."""
+
+
+token.add_command(create_token, "create")
+token.add_command(verify_token, "verify")
+turn.add_command(mint, "mint")
+turn.add_command(verify, "verify")

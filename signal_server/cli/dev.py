@@ -1,0 +1,200 @@
+"""`parley dev`: a whole deployment in one process, for one machine, with nothing installed.
+
+Memory only, embedded TURN relay, keys kept in a state directory. Never for production: it hands
+an access token to whoever asks.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from signal_server import app, clock, logs
+from signal_server.cli import keys as key_material
+from signal_server.cli.run import run
+from signal_server.config import CorsSettings, NodeSettings, ServerSettings, Settings
+from turn_broker.broker import TurnNode
+from turn_broker.config import AccountSettings, ApiKeySettings, SettingsError, TurnSettings
+from turn_broker.ice_servers import parse_turn_uri
+from turn_broker.relay.server import Relay, RelaySettings
+
+ROOM = "lobby"
+IDENTITY = "visitor"
+_PORTS_TRIED = 50
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the web server.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--turn-port", default=3478, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--turn-url", "turn_urls", multiple=True, help="Use this TURN server instead.")
+@click.option("--turn-secret", help="Secret shared with the server of --turn-url.")
+@click.option(
+    "--turn-min-ttl",
+    default=60,
+    show_default=True,
+    type=click.IntRange(1, 3600),
+    help="Shortest credential life that may be asked for, in seconds.",
+)
+@click.option("--region", default="local", show_default=True)
+@click.option("--node", "node_name", default="dev", show_default=True)
+@click.option(
+    "--state",
+    default=".parley",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory of the keys.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON line when ready; logs to stderr.")
+@click.pass_context
+def dev(  # noqa: PLR0913 - one parameter per option
+    context: click.Context,
+    host: str,
+    port: int,
+    turn_port: int,
+    turn_urls: tuple[str, ...],
+    turn_secret: str | None,
+    turn_min_ttl: int,
+    region: str,
+    node_name: str,
+    state: Path,
+    as_json: bool,
+) -> None:
+    """Run everything in this process, for trying out and for tests."""
+    if bool(turn_urls) != bool(turn_secret):
+        raise click.UsageError("--turn-url and --turn-secret go together")
+    logs.configure("info" if as_json else "warning", "json" if as_json else "text")
+    keys = key_material.kept(state)
+    listener = _bind(host, port, _is_default(context, "port"))
+    settings = Settings(
+        server=ServerSettings(host=host, port=port, admin_token=keys.admin_token, drain_s=0),
+        node=NodeSettings(name=node_name, region=region),
+        cors=CorsSettings(origins=["*"]),
+        turn=TurnSettings(secret=turn_secret or keys.turn_secret, min_ttl_s=turn_min_ttl),
+        accounts=[
+            AccountSettings(
+                sid=keys.account_sid,
+                auth_token=keys.auth_token,
+                keys=[ApiKeySettings(sid=keys.key_sid, secret=keys.key_secret)],
+            )
+        ],
+    )
+
+    async def main() -> None:
+        relay = None
+        urls = list(turn_urls)
+        if not urls:
+            relay = await _start_relay(settings, turn_port, _is_default(context, "turn_port"))
+            urls = _relay_urls(relay)
+        try:
+            nodes = [TurnNode(node_name, region, tuple(parse_turn_uri(url) for url in urls))]
+            node = app.Node(settings, nodes, is_dev=True)
+            await app.Running(node, listener).serve(
+                lambda: _announce(node, keys, listener, urls, as_json), 0.0
+            )
+        finally:
+            if relay is not None:
+                await relay.close()
+
+    try:
+        run(main())
+    except (SettingsError, ValueError) as flaw:
+        raise click.ClickException(str(flaw)) from flaw
+
+
+def _is_default(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.DEFAULT
+
+
+def _bind(host: str, port: int, may_move: bool) -> socket.socket:
+    """Listen on the port; a default one that is taken gives the next free one."""
+    last = port + _PORTS_TRIED if may_move else port
+    for candidate in range(port, last + 1):
+        try:
+            listener = app.bind(host, candidate)
+        except OSError as flaw:
+            if flaw.errno == errno.EADDRINUSE and candidate < last:
+                continue
+            raise click.ClickException(f"--port {candidate}: {flaw.strerror or flaw}") from flaw
+        if candidate != port:
+            click.echo(f"port {port} is taken, using {candidate}", err=True)
+        return listener
+    raise AssertionError("unreachable")
+
+
+async def _start_relay(settings: Settings, port: int, may_move: bool) -> Relay:
+    last = port + _PORTS_TRIED if may_move else port
+    for candidate in range(port, last + 1):
+        relay_settings = RelaySettings(
+            host="127.0.0.1",
+            port=candidate,
+            realm=settings.turn.realm,
+            secrets=(settings.turn.secret,),
+        )
+        try:
+            relay = await Relay.start(
+                relay_settings, now_unix=clock.unix, monotonic=clock.monotonic
+            )
+        except OSError as flaw:
+            if flaw.errno == errno.EADDRINUSE and candidate < last:
+                continue
+            raise click.ClickException(f"--turn-port {candidate}: {flaw.strerror}") from flaw
+        if candidate != port and port:
+            click.echo(f"TURN port {port} is taken, using {candidate}", err=True)
+        return relay
+    raise AssertionError("unreachable")
+
+
+def _relay_urls(relay: Relay) -> list[str]:
+    at = f"127.0.0.1:{relay.port}"
+    return [f"stun:{at}", f"turn:{at}?transport=udp", f"turn:{at}?transport=tcp"]
+
+
+def _announce(
+    node: app.Node, keys: key_material.Keys, listener: socket.socket, urls: list[str], as_json: bool
+) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+    url = f"http://{shown}:{port}"
+    token = node.issue_token(IDENTITY, None)
+    if as_json:
+        facts = {
+            "url": url,
+            "ws_url": f"ws://{shown}:{port}{app.SIGNAL_PATH}",
+            "account_sid": keys.account_sid,
+            "auth_token": keys.auth_token,
+            "admin_token": keys.admin_token,
+            "access_token": token,
+            "room": ROOM,
+            "turn_urls": [entry for entry in urls if entry.startswith("turn")],
+            "pid": os.getpid(),
+        }
+        click.echo(json.dumps(facts))
+        return
+    tokens_url = f"{url}/2010-04-01/Accounts/{keys.account_sid}/Tokens.json"
+    click.echo(
+        f"""
+Parley is ready.
+
+  Demo call        {url}/demo
+  Diagnostics      {url}/diagnostics
+  Signaling        ws://{shown}:{port}{app.SIGNAL_PATH}
+  TURN             {"  ".join(entry for entry in urls if entry.startswith("turn"))}
+
+  Account SID      {keys.account_sid}
+  Auth token       {keys.auth_token}
+  Admin token      {keys.admin_token}
+  Access token     {token}
+
+  ICE servers, as Twilio gives them:
+  curl -s -X POST {tokens_url} -u {keys.account_sid}:{keys.auth_token}
+
+Development only. Ctrl-C stops it.
+"""
+    )

@@ -1,0 +1,100 @@
+"""What a client reads: server messages as types, refusals and closed connections as errors.
+
+The client's counterpart of `wire.codec`. It does not know requests or the state of a session.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+from websockets.exceptions import ConnectionClosed
+
+from signal_server.wire import messages as wire
+from signal_server.wire.codes import CloseCode, ErrorCode
+
+ServerMessage = (
+    wire.Welcome
+    | wire.Ok
+    | wire.Error
+    | wire.Pong
+    | wire.RoomSnapshot
+    | wire.PeerJoined
+    | wire.PeerLeft
+    | wire.PeerUpdated
+    | wire.RelayedOffer
+    | wire.RelayedAnswer
+    | wire.RelayedPranswer
+    | wire.RelayedRollback
+    | wire.RelayedCandidates
+    | wire.RelayedApplied
+    | wire.RelayedRenegotiate
+    | wire.RelayedState
+    | wire.RelayedMessage
+    | wire.IceServers
+    | wire.GoAway
+)
+
+_decoder: msgspec.json.Decoder[ServerMessage] = msgspec.json.Decoder(ServerMessage)
+_KNOWN_TYPES = frozenset(str(kind.__struct_config__.tag) for kind in wire.SERVER_MESSAGES)
+
+
+class SignalingError(Exception):
+    """A coded no, from the server or about the connection to it."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class Unknown(Struct):
+    """A message of a newer server: counted, not understood."""
+
+    type: str
+    seq: int = 0
+
+
+def read(frame: str | bytes) -> ServerMessage | Unknown:
+    """One frame from the server; raises SignalingError when it cannot be one of Parley's."""
+    try:
+        return _decoder.decode(frame)
+    except msgspec.ValidationError as strange:
+        unknown = _read_unknown(frame)
+        if unknown is None or unknown.type in _KNOWN_TYPES:
+            raise SignalingError(ErrorCode.BAD_REQUEST, f"from the server: {strange}") from strange
+        return unknown
+    except msgspec.DecodeError as strange:
+        raise SignalingError(ErrorCode.BAD_REQUEST, "the server did not send JSON") from strange
+
+
+def _read_unknown(frame: str | bytes) -> Unknown | None:
+    try:
+        return msgspec.json.decode(frame, type=Unknown)
+    except msgspec.DecodeError:
+        return None
+
+
+def refused(reply: wire.Error) -> SignalingError:
+    after = None if reply.retry_after_ms is None else reply.retry_after_ms / 1000
+    return SignalingError(reply.code, reply.message, reply.retryable, after)
+
+
+def lost_connection(closed: ConnectionClosed) -> SignalingError:
+    """What a closed connection means: its code, and whether to connect again."""
+    if closed.rcvd is None:
+        return SignalingError(ErrorCode.UNAVAILABLE, "the connection was lost", True)
+    try:
+        code = CloseCode(closed.rcvd.code)
+    except ValueError:
+        retry = closed.rcvd.code < 4500
+        return SignalingError(ErrorCode.UNAVAILABLE, f"closed with {closed.rcvd.code}", retry)
+    reason = closed.rcvd.reason or code.name.lower()
+    return SignalingError(code.name.lower(), reason, code.reconnect)

@@ -1,0 +1,148 @@
+"""Settings of a deployment: flags over environment over file over defaults, one frozen value.
+
+Every flaw is a `SettingsError` that names its key, and no process starts with one. The broker's
+sections are defined in `turn_broker.config`; limits in `wire.limits`. It builds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from signal_server.wire.limits import Limits
+from turn_broker.config import (
+    AccountSettings,
+    SettingsError,
+    TurnSettings,
+    accounts_of,
+    broker_of,
+    check_secret,
+    convert,
+    from_environment,
+    overlay_accounts,
+    overlay_turn,
+    section,
+)
+
+PREFIX = "PARLEY_"
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[server]`."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    """0 takes a free port."""
+    admin_token: str = ""
+    """Bearer token of the server API; without one that API is off."""
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+    """How long SIGTERM waits for peers to go elsewhere."""
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[node]`: what this process is called."""
+
+    name: Name = "node1"
+    region: Name = "default"
+
+
+class CorsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[cors]`: browser origins, for HTTP and for WebSocket."""
+
+    origins: list[str] = []
+    """Exact origins such as `https://app.example.org`; `["*"]` allows every one."""
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[log]`."""
+
+    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    format: Annotated[str, Meta(pattern="^(json|text)$")] = "json"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of parley.toml."""
+
+    server: ServerSettings = ServerSettings()
+    node: NodeSettings = NodeSettings()
+    cors: CorsSettings = CorsSettings()
+    log: LogSettings = LogSettings()
+    turn: TurnSettings = TurnSettings()
+    accounts: list[AccountSettings] = []
+    limits: Limits = Limits()
+
+
+_OWN_SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "server": ServerSettings,
+    "node": NodeSettings,
+    "cors": CorsSettings,
+    "log": LogSettings,
+    "limits": Limits,
+}
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment; the only place that reads it."""
+    return os.environ
+
+
+def load(path: Path | None, variables: Mapping[str, str]) -> Settings:
+    """Read `path` (None: no file) under `PARLEY_*` variables; raises SettingsError."""
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeError, tomllib.TOMLDecodeError) as flaw:
+            raise SettingsError(str(path), str(flaw)) from flaw
+    overlay_turn(raw, variables)
+    overlay_accounts(raw, variables)
+    for name, kind in _OWN_SECTIONS.items():
+        _overlay(raw, name, kind, variables)
+    return convert(raw, Settings)
+
+
+def check(settings: Settings) -> None:
+    """Refuse what production may not start with; raises SettingsError."""
+    accounts_of(settings.accounts)
+    broker_of(settings.turn)
+    if settings.server.admin_token:
+        check_secret("server.admin_token", settings.server.admin_token)
+    for field in msgspec.structs.fields(Limits):
+        if getattr(settings.limits, field.name) <= 0:
+            raise SettingsError(f"limits.{field.name}", "must be greater than zero")
+    for origin in settings.cors.origins:
+        if origin != "*" and "://" not in origin:
+            raise SettingsError("cors.origins", f"{origin} has no scheme")
+
+
+def _overlay(
+    raw: dict[str, Any], name: str, kind: type[msgspec.Struct], variables: Mapping[str, str]
+) -> None:
+    for field in msgspec.structs.fields(kind):
+        text = from_environment(variables, f"{PREFIX}{name.upper()}_{field.name.upper()}")
+        if text is None:
+            continue
+        value: object = text
+        if field.name == "origins":
+            value = [part.strip() for part in text.split(",") if part.strip()]
+        elif not isinstance(field.default, str):
+            value = _number(text)
+        section(raw, name)[field.name] = value
+
+
+def _number(text: str) -> int | float | str:
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return text

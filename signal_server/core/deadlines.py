@@ -1,0 +1,57 @@
+"""A bounded agenda of future work: one deadline per key, earliest first.
+
+It does not know clocks or what its keys mean.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from itertools import count
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Deadlines(Generic[Key]):
+    """Setting a key again replaces its deadline; stale entries are swept when they dominate."""
+
+    __slots__ = ("_at", "_heap", "_order")
+
+    def __init__(self) -> None:
+        self._at: dict[Key, float] = {}
+        self._heap: list[tuple[float, int, Key]] = []
+        self._order = count()
+
+    def set(self, key: Key, at: float | None) -> None:
+        """Move the key's deadline; None removes it."""
+        if at is None:
+            self._at.pop(key, None)
+        elif self._at.get(key) != at:
+            self._at[key] = at
+            heapq.heappush(self._heap, (at, next(self._order), key))
+        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._at):
+            self._heap = [(when, next(self._order), k) for k, when in self._at.items()]
+            heapq.heapify(self._heap)
+
+    def due(self, now: float) -> list[Key]:
+        """Remove and return the keys whose deadline has come, earliest first."""
+        keys: list[Key] = []
+        while self._heap and self._heap[0][0] <= now:
+            at, _, key = heapq.heappop(self._heap)
+            if self._at.get(key) == at:
+                del self._at[key]
+                keys.append(key)
+        return keys
+
+    def next(self) -> float | None:
+        """The earliest deadline; None when there is none."""
+        while self._heap:
+            at, _, key = self._heap[0]
+            if self._at.get(key) == at:
+                return at
+            heapq.heappop(self._heap)
+        return None
+
+    def __len__(self) -> int:
+        return len(self._at)

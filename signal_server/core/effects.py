@@ -1,0 +1,36 @@
+"""What the switchboard wants done. Effects are executed in order and without awaiting."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from signal_server.wire.codes import CloseCode
+
+
+class Send(Struct, frozen=True, gc=False):
+    """Put one encoded server message on a connection."""
+
+    connection: int
+    payload: bytes
+
+
+class Close(Struct, frozen=True):
+    """Close a connection after what was sent before."""
+
+    connection: int
+    code: CloseCode
+    reason: str
+
+
+class GrantIce(Struct, frozen=True, kw_only=True):
+    """Ask the broker for ICE servers; the answer comes back as `inputs.IceGranted`."""
+
+    connection: int
+    account: str
+    identity: str
+    ttl: int | None = None
+    region: str | None = None
+    request: str | int | None = None
+
+
+Effect = Send | Close | GrantIce

@@ -1,0 +1,32 @@
+"""What the core counts: plain integers that the metrics page reads at scrape time.
+
+It does not know Prometheus; labels are codes from `wire`, never ids.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters since start; `held_*` are levels."""
+
+    received: Counter[str] = field(default_factory=Counter)
+    """Client messages by type."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """Server messages by type."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Errors answered, by code."""
+    candidates_dropped: Counter[str] = field(default_factory=Counter)
+    """Candidates that will not reach their peer, by reason."""
+    candidates_passed: int = 0
+    """Candidates relayed without waiting."""
+    candidates_released: int = 0
+    """Candidates relayed after waiting."""
+    candidates_held: int = 0
+    held_bytes: int = 0
+    gate_timeouts: int = 0
+    glare: int = 0
+    joins: int = 0

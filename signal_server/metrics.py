@@ -1,0 +1,129 @@
+"""The Prometheus page: reads plain counters of core and edge at scrape time.
+
+Nothing on the hot path knows Prometheus. Labels are codes and message types, never ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from signal_server.edge.dispatcher import Dispatcher
+from signal_server.edge.server import SocketServer
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class SignalingCollector(Collector):
+    """Everything under `signaling_`."""
+
+    def __init__(self, dispatcher: Dispatcher, sockets: SocketServer) -> None:
+        self._dispatcher = dispatcher
+        self._sockets = sockets
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("signaling", "This node.", {"version": version("parley-rtc")})
+        yield from self._levels()
+        yield from self._core_counters()
+        yield from self._socket_counters()
+
+    def _levels(self) -> Iterator[Metric]:
+        switchboard = self._dispatcher.switchboard
+        tally = switchboard.tally
+        levels = {
+            "connections": ("Open WebSocket connections.", len(self._sockets.sockets)),
+            "sessions": ("Sessions that have said hello.", len(switchboard.sessions)),
+            "rooms": ("Rooms with at least one peer.", len(switchboard.rooms)),
+            "candidates_buffered": ("Candidates held back.", tally.candidates_held),
+            "candidate_buffer_bytes": ("Size of the held candidates.", tally.held_bytes),
+            "draining": ("1 while this node goes away.", int(self._dispatcher.is_draining)),
+        }
+        for name, (text, value) in levels.items():
+            yield GaugeMetricFamily(f"signaling_{name}", text, value=value)
+
+    def _core_counters(self) -> Iterator[Metric]:
+        tally = self._dispatcher.switchboard.tally
+        messages = CounterMetricFamily(
+            "signaling_messages", "Messages by direction and type.", labels=["direction", "type"]
+        )
+        for direction, by_type in (("in", tally.received), ("out", tally.sent)):
+            for kind, count in sorted(by_type.items()):
+                messages.add_metric([direction, kind], count)
+        yield messages
+        yield _labelled("signaling_errors", "Error messages sent.", "code", tally.refused)
+        yield _labelled(
+            "signaling_candidates_dropped",
+            "Candidates that will not reach their peer.",
+            "reason",
+            tally.candidates_dropped,
+        )
+        candidates = {"at_once": tally.candidates_passed, "after_hold": tally.candidates_released}
+        yield _labelled("signaling_candidates_relayed", "Candidates relayed.", "how", candidates)
+        yield CounterMetricFamily("signaling_joins", "Rooms joined.", value=tally.joins)
+        yield CounterMetricFamily("signaling_glare", "Colliding offers.", value=tally.glare)
+        yield CounterMetricFamily(
+            "signaling_gate_timeouts",
+            "Descriptions that a gated receiver never confirmed.",
+            value=tally.gate_timeouts,
+        )
+
+    def _socket_counters(self) -> Iterator[Metric]:
+        counters = self._sockets.counters
+        opened = {"websocket": counters.opened}
+        yield _labelled(
+            "signaling_connections_opened", "Connections accepted.", "transport", opened
+        )
+        yield _labelled(
+            "signaling_connections_rejected",
+            "Handshakes refused.",
+            "reason",
+            counters.rejected,
+        )
+        closed = {str(code): count for code, count in counters.closed_by_us.items()}
+        yield _labelled("signaling_server_closes", "Connections closed by us.", "code", closed)
+        size = CounterMetricFamily(
+            "signaling_message_bytes", "WebSocket bytes by direction.", labels=["direction"]
+        )
+        size.add_metric(["in"], counters.bytes_in)
+        size.add_metric(["out"], counters.bytes_out)
+        yield size
+        plain = {
+            "slow_consumer_closes": ("Peers that did not read.", counters.slow),
+            "ping_timeouts": ("Peers that went silent.", counters.ping_timeout),
+            "connections_lost": ("Connections lost without a close frame.", counters.lost),
+            "internal_errors": (
+                "Bugs that closed one session.",
+                counters.endpoint_errors + self._dispatcher.internal_errors,
+            ),
+        }
+        for name, (text, value) in plain.items():
+            yield CounterMetricFamily(f"signaling_{name}", text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in sorted(values.items()):
+        family.add_metric([value], count)
+    return family
+
+
+def page(*collectors: Collector) -> CollectorRegistry:
+    """A registry of its own: importing Parley adds nothing to the process-wide one."""
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in collectors:
+        registry.register(collector)
+    return registry
+
+
+def render(registry: CollectorRegistry) -> bytes:
+    """Prometheus text format 0.0.4."""
+    return generate_latest(registry)

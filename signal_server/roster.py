@@ -1,0 +1,49 @@
+"""The other peers of a room as a client knows them, kept true by the room's revision.
+
+Pure state: messages go in, entries come out. It does not know the connection they came over.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from signal_server.wire import messages as wire
+
+
+class Roster:
+    """The other peers of the room, at a revision."""
+
+    def __init__(self) -> None:
+        self.room: str | None = None
+        self.epoch = 0
+        self.revision = 0
+        self.peers: dict[str, wire.RosterEntry] = {}
+
+    def clear(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def apply(self, message: Struct) -> None:
+        """Take over one change; what an earlier snapshot already holds is left out."""
+        if isinstance(message, wire.RoomSnapshot):
+            self.room, self.epoch, self.revision = message.room, message.epoch, message.revision
+            self.peers = {entry.peer: entry for entry in message.peers}
+            return
+        if not isinstance(message, wire.PeerJoined | wire.PeerLeft | wire.PeerUpdated):
+            return
+        if message.revision <= self.revision:
+            return
+        self.revision = message.revision
+        if isinstance(message, wire.PeerLeft):
+            self.peers.pop(message.peer, None)
+        elif isinstance(message, wire.PeerJoined):
+            self.peers[message.peer] = wire.RosterEntry(
+                peer=message.peer,
+                identity=message.identity,
+                polite=message.polite,
+                name=message.name,
+                data=message.data,
+            )
+        elif message.peer in self.peers:
+            entry = self.peers[message.peer]
+            self.peers[message.peer] = msgspec.structs.replace(entry, data=message.data)

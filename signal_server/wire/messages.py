@@ -1,0 +1,321 @@
+"""The signaling messages, one struct each, in both directions (docs/protocol.md).
+
+Client messages form a closed union decoded by `wire.codec`; server messages are encoded by it.
+Fields a client may not decide (`from`, `identity`, `seq`) do not exist on client messages.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from signal_server.wire.candidate import CandidateInit
+
+PROTOCOL = "parley.v1.json"
+"""WebSocket subprotocol."""
+TOKEN_PROTOCOL_PREFIX = "parley.token."  # noqa: S105
+"""A subprotocol with this prefix carries the access token instead of naming a protocol."""
+DEFAULT_PC = "main"
+
+RequestId = (
+    Annotated[str, Meta(min_length=1, max_length=64)]
+    | Annotated[int, Meta(ge=-(2**53) + 1, le=2**53 - 1)]
+)
+PeerId = Annotated[str, Meta(min_length=1, max_length=64)]
+RoomName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f]+$")]
+PcName = Annotated[str, Meta(min_length=1, max_length=32)]
+NegotiationNumber = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+PeerConnectionState = Literal[
+    "new", "connecting", "connected", "disconnected", "failed", "closed"
+]  # W3C RTCPeerConnectionState
+CandidateType = Literal["host", "srflx", "prflx", "relay"]
+
+
+class Request(Struct, tag_field="type", kw_only=True, gc=False):
+    """What every client message may carry."""
+
+    id: RequestId | None = None
+    """Chosen by the client, unique in its session; asks for `ok` or `error`."""
+
+
+class Resume(Struct, gc=False):
+    session: str
+    secret: str
+    last_seq: int = 0
+
+
+class Hello(Request, tag="hello", kw_only=True):
+    token: str | None = None
+    """Access token (JWT); absent when the connection request carried it."""
+    room: RoomName | None = None
+    data: Raw | UnsetType = UNSET
+    resume: Resume | None = None
+    features: Annotated[list[str], Meta(max_length=16)] = []
+
+
+class Join(Request, tag="join", kw_only=True):
+    room: RoomName
+    data: Raw | UnsetType = UNSET
+
+
+class Leave(Request, tag="leave", kw_only=True):
+    room: RoomName | None = None
+
+
+class Directed(Request, kw_only=True, gc=False):
+    """A message to one peer about one of the pair's peer connections."""
+
+    to: PeerId
+    pc: PcName = DEFAULT_PC
+
+
+class Offer(Directed, tag="offer", kw_only=True):
+    sdp: str
+    negotiation: NegotiationNumber | None = None
+
+
+class Answer(Directed, tag="answer", kw_only=True):
+    sdp: str
+    negotiation: NegotiationNumber | None = None
+
+
+class Pranswer(Directed, tag="pranswer", kw_only=True):
+    sdp: str
+    negotiation: NegotiationNumber | None = None
+
+
+class Rollback(Directed, tag="rollback", kw_only=True):
+    sdp: str = ""
+    negotiation: NegotiationNumber | None = None
+
+
+class Candidate(Directed, tag="candidate", kw_only=True):
+    """One candidate, several, or null for end-of-candidates."""
+
+    candidate: CandidateInit | UnsetType | None = UNSET
+    candidates: list[CandidateInit | None] | UnsetType = UNSET
+    negotiation: NegotiationNumber | None = None
+
+
+class Applied(Directed, tag="applied", kw_only=True):
+    """The sender has set the remote description of that negotiation."""
+
+    negotiation: NegotiationNumber
+
+
+class Renegotiate(Directed, tag="renegotiate", kw_only=True):
+    reason: Literal["needed", "ice_restart"] = "needed"
+
+
+class State(Directed, tag="state", kw_only=True):
+    state: PeerConnectionState
+    candidate_type: CandidateType | None = None
+
+
+class Message(Request, tag="message", kw_only=True):
+    to: PeerId | None = None
+    """Absent: everybody else in the room."""
+    data: Raw
+
+
+class Update(Request, tag="update", kw_only=True):
+    data: Raw
+
+
+class IceServersRequest(Request, tag="ice_servers", kw_only=True):
+    ttl: Annotated[int, Meta(ge=1, le=10**9)] | None = None
+    region: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class Ping(Request, tag="ping", kw_only=True):
+    t: float | int | None = None
+
+
+class Bye(Request, tag="bye", kw_only=True):
+    pass
+
+
+ClientMessage = (
+    Hello
+    | Join
+    | Leave
+    | Offer
+    | Answer
+    | Pranswer
+    | Rollback
+    | Candidate
+    | Applied
+    | Renegotiate
+    | State
+    | Message
+    | Update
+    | IceServersRequest
+    | Ping
+    | Bye
+)
+
+CLIENT_MESSAGES: tuple[type[Struct], ...] = ClientMessage.__args__
+"""Every client message type, for documentation and tests."""
+
+
+class Reply(Struct, tag_field="type", kw_only=True, omit_defaults=True, gc=False):
+    """Server messages outside the session's numbering."""
+
+
+class WelcomeResume(Struct):
+    secret: str
+    window_s: float
+    """How long the session waits for its client after the connection is lost."""
+
+
+class Welcome(Reply, tag="welcome", kw_only=True):
+    session: str
+    peer: str
+    identity: str
+    resume: WelcomeResume
+    node: str
+    region: str
+    ping_interval_s: float
+    limits: dict[str, float]
+    ice_servers: list[dict[str, Any]] | None = None
+    ice_expires_at: int | None = None
+    """Unix seconds."""
+
+
+class Ok(Reply, tag="ok", kw_only=True):
+    id: str | int
+    negotiation: int | None = None
+    """The number the server gave the offer this answers."""
+    room: str | None = None
+
+
+class Error(Reply, tag="error", kw_only=True):
+    code: str
+    message: str
+    retryable: bool = False
+    id: str | int | None = None
+    retry_after_ms: int | None = None
+
+
+class Pong(Reply, tag="pong", kw_only=True):
+    t: float | int | None = None
+
+
+class Numbered(Struct, tag_field="type", kw_only=True, omit_defaults=True, gc=False):
+    """Server messages of a session's numbered log: `seq` starts at 1 and has no holes."""
+
+    seq: int = 0
+
+
+class RosterEntry(Struct, omit_defaults=True, kw_only=True, gc=False):
+    peer: str
+    identity: str
+    polite: bool
+    """The receiver's own role toward this peer (webrtc-pc, perfect negotiation)."""
+    name: str | None = None
+    data: Raw | UnsetType = UNSET
+
+
+class RoomSnapshot(Numbered, tag="room", kw_only=True):
+    room: str
+    epoch: int
+    """Changes when a room of the same name is created anew."""
+    revision: int
+    """Grows by one with every change of membership or presence data."""
+    peers: list[RosterEntry]
+
+
+class PeerJoined(Numbered, tag="peer_joined", kw_only=True):
+    peer: str
+    identity: str
+    revision: int
+    polite: bool
+    name: str | None = None
+    data: Raw | UnsetType = UNSET
+
+
+class PeerLeft(Numbered, tag="peer_left", kw_only=True):
+    peer: str
+    identity: str
+    revision: int
+    reason: str
+
+
+class PeerUpdated(Numbered, tag="peer_updated", kw_only=True):
+    peer: str
+    identity: str
+    revision: int
+    data: Raw | UnsetType = UNSET
+
+
+class Relayed(Numbered, kw_only=True, gc=False):
+    """What a peer sent, stamped by the server."""
+
+    sender: str = msgspec.field(name="from")
+    identity: str
+
+
+class RelayedPair(Relayed, kw_only=True, gc=False):
+    pc: str
+    negotiation: int
+
+
+class RelayedOffer(RelayedPair, tag="offer", kw_only=True):
+    sdp: str
+
+
+class RelayedAnswer(RelayedPair, tag="answer", kw_only=True):
+    sdp: str
+
+
+class RelayedPranswer(RelayedPair, tag="pranswer", kw_only=True):
+    sdp: str
+
+
+class RelayedRollback(RelayedPair, tag="rollback", kw_only=True):
+    pass
+
+
+class RelayedCandidates(RelayedPair, tag="candidate", kw_only=True):
+    candidates: list[CandidateInit]
+
+
+class RelayedApplied(RelayedPair, tag="applied", kw_only=True):
+    pass
+
+
+class RelayedRenegotiate(RelayedPair, tag="renegotiate", kw_only=True):
+    reason: str
+
+
+class RelayedState(RelayedPair, tag="state", kw_only=True):
+    state: str
+    candidate_type: str | None = None
+
+
+class RelayedMessage(Relayed, tag="message", kw_only=True):
+    data: Raw
+
+
+class IceServers(Numbered, tag="ice_servers", kw_only=True):
+    ice_servers: list[dict[str, Any]]
+    ttl: int
+    """Seconds."""
+    expires_at: int
+    """Unix seconds."""
+
+
+class GoAway(Numbered, tag="go_away", kw_only=True):
+    reason: str
+    reconnect_after_ms: int
+    deadline_ms: int
+
+
+SERVER_MESSAGES: tuple[type[Struct], ...] = (
+    Welcome, Ok, Error, Pong, RoomSnapshot, PeerJoined, PeerLeft, PeerUpdated, RelayedOffer,
+    RelayedAnswer, RelayedPranswer, RelayedRollback, RelayedCandidates, RelayedApplied,
+    RelayedRenegotiate, RelayedState, RelayedMessage, IceServers, GoAway,
+)  # fmt: skip
+"""Every server message type, for documentation and tests."""
