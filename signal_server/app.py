@@ -19,6 +19,7 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
@@ -27,7 +28,7 @@ from signal_server import clock, metrics
 from signal_server.config import Settings
 from signal_server.core.inputs import IceGrant, Permit
 from signal_server.core.switchboard import Switchboard
-from signal_server.edge import operations, pages
+from signal_server.edge import operations, pages, server_api
 from signal_server.edge.dispatcher import Dispatcher
 from signal_server.edge.front import listen, make_front
 from signal_server.edge.server import SocketSettings
@@ -40,6 +41,7 @@ from turn_broker.broker import ENTROPY_BYTES, Grant, GrantRefusal, TurnNode
 from turn_broker.config import accounts_of, broker_of
 from turn_broker.counters import Counters, CountersCollector
 from turn_broker.openapi import openapi_components, openapi_paths
+from turn_broker.problem import framework_problem
 
 log = logging.getLogger("parley.app")
 
@@ -130,8 +132,12 @@ class Node:
                 document,
             ),
             *broker_http.routes(self.broker, self.accounts, self.tokens, clock.unix, self.counters),
-            *pages.routes(),
+            *pages.routes(node=self.settings.node.name, region=self.settings.node.region),
         ]
+        admin_token = self.settings.server.admin_token
+        if admin_token:
+            switchboard = self.dispatcher.switchboard
+            routes += server_api.routes(switchboard, admin_token, self.account.sid)
         if is_dev:
             routes.append(operations.dev_token_route(self.issue_token))
         cors = Middleware(
@@ -141,7 +147,12 @@ class Node:
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Retry-After"],
         )
-        return Starlette(routes=routes, middleware=[cors], max_body_size=MAX_BODY_BYTES)
+        return Starlette(
+            routes=routes,
+            middleware=[cors],
+            exception_handlers={HTTPException: framework_problem},
+            max_body_size=MAX_BODY_BYTES,
+        )
 
 
 def _ice_grant(grant: Grant) -> IceGrant:

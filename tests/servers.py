@@ -1,0 +1,109 @@
+"""Real servers as foreground children of the tests: started, waited for, and seen to exit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parent.parent
+_READY_S = 30.0
+_EXIT_S = 10.0
+
+
+@dataclass
+class Parley:
+    """A running `parley dev`; the fields are its JSON line."""
+
+    url: str
+    ws_url: str
+    account_sid: str
+    auth_token: str
+    admin_token: str
+    access_token: str
+    room: str
+    turn_urls: list[str]
+    pid: int
+    log_file: Path
+    process: subprocess.Popen[str]
+
+    def token(self, identity: str, room: str | None = None) -> str:
+        """An access token for that identity."""
+        query = {"identity": identity, **({"room": room} if room else {})}
+        reply = json.loads(self.get(f"/dev/token?{urllib.parse.urlencode(query)}"))
+        return str(reply["access_token"])
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.url.rstrip("/") + path, timeout=10) as reply:
+            return str(reply.read().decode())
+
+    def metric(self, name: str) -> float:
+        """Sum of a metric over its labels."""
+        samples = [
+            float(line.rsplit(" ", 1)[1])
+            for line in self.get("/metrics").splitlines()
+            if line.startswith((name + " ", name + "{"))
+        ]
+        assert samples, f"no metric {name}"
+        return sum(samples)
+
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+
+@contextlib.contextmanager
+def start_parley(*args: str) -> Iterator[Parley]:
+    """`parley dev` on free ports with its own state; must exit in time when told to."""
+    with tempfile.TemporaryDirectory(prefix="parley-test-") as state:
+        log_file = Path(state, "log")
+        command = [sys.executable, "-m", "signal_server", "dev", "--json", "--port", "0"]
+        command += ["--turn-port", "0", "--state", str(Path(state, "keys")), *args]
+        with log_file.open("w") as log:
+            process = subprocess.Popen(
+                command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        try:
+            ready: dict[str, Any] = json.loads(_first_line(process, log_file))
+            names = Parley.__dataclass_fields__
+            fields = {name: ready[name] for name in ready if name in names}
+            yield Parley(**fields, log_file=log_file, process=process)
+            process.terminate()
+            assert process.wait(_EXIT_S) == 0, log_file.read_text()[-4000:]
+        finally:
+            _stop(process)
+
+
+def _first_line(process: subprocess.Popen[str], log_file: Path) -> str:
+    """Wait for the ready line without being caught by a server that never says it."""
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        ready = selector.select(_READY_S)
+    line = process.stdout.readline() if ready else ""
+    assert line, f"{process.args!r} is not ready: {log_file.read_text()[-4000:]}"
+    return line
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """No child survives its test."""
+    if process.poll() is None:
+        process.kill()
+        process.wait(_EXIT_S)
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident set size of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,82 @@
+"""A credential is good while its secret is active or retiring, and not a moment longer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turn_broker.credentials import mint
+from turn_broker.secret_ring import RetiringSecret, SecretRing
+
+NOW = 1_800_000_000
+
+
+@given(
+    secrets=st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=6, unique=True),
+    overlap=st.integers(0, 1000),
+    gap=st.integers(0, 1000),
+    ttl=st.integers(0, 3000),
+    data=st.data(),
+)
+def test_minted_credentials_verify_while_their_secret_lives(
+    secrets: list[str], overlap: int, gap: int, ttl: int, data: st.DataObject
+) -> None:
+    """Rotate through `secrets`, one every `gap` seconds, and ask at any time after."""
+    ring = SecretRing(secrets[0])
+    minted = [mint(secrets[0], "id.token", NOW + ttl)]
+    for turn, secret in enumerate(secrets[1:], 1):
+        ring = ring.rotated(secret, NOW + turn * gap, overlap)
+        minted.append(mint(secret, "id.token", NOW + turn * gap + ttl))
+    last_rotation = NOW + (len(secrets) - 1) * gap
+    asked = last_rotation + data.draw(st.integers(0, 4000))
+    for turn, credential in enumerate(minted):
+        active = turn == len(secrets) - 1
+        retired_at = NOW + (turn + 1) * gap + overlap
+        alive = (active or asked <= retired_at) and asked <= NOW + turn * gap + ttl
+
+        verified = ring.verify(credential.username, credential.password, asked)
+
+        assert (verified is not None) is alive
+
+
+def test_rotation_that_covers_the_ttl_ends_no_credential_early() -> None:
+    credential = mint("old", "id", NOW + 3600)
+
+    ring = SecretRing("old").rotated("new", NOW, overlap_s=3600)
+
+    assert ring.verify(credential.username, credential.password, NOW + 3600) is not None
+    assert ring.verify(credential.username, credential.password, NOW + 3601) is None
+    assert ring.active == "new"
+
+
+def test_a_listed_secret_without_an_end_stays() -> None:
+    ring = SecretRing("new", (RetiringSecret("old"),))
+    credential = mint("old", "id", NOW + 1)
+
+    assert ring.verify(credential.username, credential.password, NOW) is not None
+    assert ring.accepted(2**40) == ("new", "old")
+    with pytest.raises(ValueError, match="already"):
+        ring.rotated("old", NOW, 60)
+
+
+@pytest.mark.parametrize(
+    ("username", "password"),
+    [
+        ("", ""),
+        ("alice", "x"),
+        (f"{NOW}:a b", "x"),
+        (f"{NOW + 60}:id", ""),
+        (f"{NOW + 60}:id", "\ud800"),
+        (f"{2**32}:id", "x"),
+    ],
+)
+def test_what_was_never_minted(username: str, password: str) -> None:
+    assert SecretRing("s").verify(username, password, NOW) is None
+
+
+def test_secrets_do_not_show() -> None:
+    shown = repr(SecretRing("ring-active", (RetiringSecret("ring-old"),)))
+
+    assert "ring-active" not in shown
+    assert "ring-old" not in shown

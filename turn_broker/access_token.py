@@ -1,0 +1,240 @@
+"""Access tokens (JWT): who a bearer is, which room they may join, and what they may ask for.
+
+A token names its API key in `kid`; the key, never the token, decides the algorithm (RFC 8725 3.1).
+Anything wrong with a token is a `TokenRefusal`. The time is an argument, and no verdict is kept.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jwt
+import msgspec
+
+from turn_broker.accounts import Account, Accounts, ApiKey
+
+AUDIENCE = "parley"
+MAX_TOKEN_CHARS = 8192
+MAX_NAME_CHARS = 128
+"""Of an identity, a display name and a room pattern."""
+
+
+class Grants(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bearer may do; an absent grant has the default below."""
+
+    join: bool = True
+    call: bool = True
+    turn: bool = True
+    probe: bool = True
+    admin: bool = False
+    relay_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """A verified token."""
+
+    account_sid: str
+    identity: str
+    name: str | None
+    room: str | None
+    """An exact room or a pattern with `*` (any characters, also none) and `?` (one character)."""
+    grants: Grants
+    expires_at: int
+    key_id: str
+
+    def may_join(self, room: str) -> bool:
+        """True when the token lets its bearer into `room`; without a room claim, into any."""
+        return self.grants.join and (self.room is None or matches(self.room, room))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefusal:
+    """Why a token was not accepted; `message` never repeats any of it."""
+
+    code: Literal["unauthenticated", "token_expired"]
+    message: str
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    """jku, x5u, jwk and x5c would name other keys, crit and b64 other rules: all are refused."""
+
+    alg: str
+    kid: str
+    typ: str | None = None
+
+
+class _Payload(msgspec.Struct):
+    iss: str
+    aud: str | list[str]
+    sub: str
+    exp: int | float
+    nbf: int | float | None = None
+    iat: int | float | None = None
+    name: str | None = None
+    room: str | None = None
+    grants: Grants = Grants()
+
+
+_decode_header = msgspec.json.Decoder(_Header).decode
+_decode_payload = msgspec.json.Decoder(_Payload).decode
+
+
+class AccessTokens:
+    """Verifies and issues the tokens of `accounts`."""
+
+    def __init__(
+        self, accounts: Accounts, *, leeway_s: int = 30, max_lifetime_s: int = 366 * 86_400
+    ) -> None:
+        """`leeway_s` forgives clocks; a token valid longer than `max_lifetime_s` is refused.
+
+        Raises ValueError for a registered public key that is not one of its algorithm's.
+        """
+        self._accounts = accounts
+        self._leeway_s = leeway_s
+        self._max_lifetime_s = max_lifetime_s
+        self._jws = jwt.PyJWS(
+            options={"verify_signature": True, "enforce_minimum_key_length": True}
+        )
+        self._verifiers = {key.sid: self._verifier(key) for key in accounts.api_keys()}
+
+    def verify(self, token: str, now: float) -> Claims | TokenRefusal:
+        """Claims of `token` at `now` (Unix seconds)."""
+        if len(token) > MAX_TOKEN_CHARS or not token.isascii():
+            return _refused("the token is too long or not ASCII")
+        try:
+            header = _decode_header(_b64url(token.partition(".")[0]))
+            owned = self._accounts.key(header.kid)
+            if owned is None:
+                return _refused("the token names no key of this server")
+            account, key = owned
+            if header.alg != key.algorithm:
+                return _refused("the token's algorithm is not its key's")
+            verifier = self._verifiers[key.sid]
+            payload = _decode_payload(self._jws.decode(token, verifier, [key.algorithm]))
+        except (jwt.PyJWTError, msgspec.DecodeError, ValueError, RecursionError):
+            return _refused("the token is malformed or its signature is wrong")
+        return self._claims(payload, account, key.sid, now)
+
+    def issue(  # noqa: PLR0913 - one parameter per claim
+        self,
+        account: Account,
+        key_sid: str,
+        identity: str,
+        *,
+        room: str | None = None,
+        name: str | None = None,
+        grants: Grants | None = None,
+        ttl_s: int = 3600,
+        now: float,
+    ) -> str:
+        """A token signed with one of the account's HS256 keys; raises ValueError if it has none.
+
+        Also for an identity, room or ttl that `verify` would refuse.
+        """
+        key = next((key for key in account.api_keys if key.sid == key_sid and key.secret), None)
+        if key is None:
+            raise ValueError(f"{key_sid} is no key of {account.sid} that can sign here")
+        if not 0 < ttl_s <= self._max_lifetime_s:
+            raise ValueError(f"ttl must be 1 to {self._max_lifetime_s} s")
+        issued_at = int(now)
+        payload: dict[str, Any] = {
+            "iss": account.sid,
+            "aud": AUDIENCE,
+            "sub": identity,
+            "iat": issued_at,
+            "exp": issued_at + ttl_s,
+        }
+        payload |= {"room": room} if room is not None else {}
+        payload |= {"name": name} if name is not None else {}
+        payload |= {"grants": msgspec.structs.asdict(grants)} if grants is not None else {}
+        flaw = _flaw(msgspec.convert(payload, _Payload))
+        if flaw:
+            raise ValueError(flaw)
+        return jwt.encode(payload, key.secret, algorithm="HS256", headers={"kid": key.sid})
+
+    def _verifier(self, key: ApiKey) -> Any:
+        algorithm = self._jws.get_algorithm_by_name(key.algorithm)
+        try:
+            prepared = algorithm.prepare_key(key.secret or key.public_key)
+        except (jwt.PyJWTError, ValueError, TypeError) as reason:
+            raise ValueError(f"API key {key.sid} is no {key.algorithm} key") from reason
+        flaw = algorithm.check_key_length(prepared)
+        if flaw:
+            raise ValueError(f"API key {key.sid} is too short: {flaw}")
+        return prepared
+
+    def _claims(
+        self, payload: _Payload, account: Account, key_id: str, now: float
+    ) -> Claims | TokenRefusal:
+        audience = [payload.aud] if isinstance(payload.aud, str) else payload.aud
+        if payload.iss != account.sid:
+            return _refused("the token's issuer is not the owner of its key")
+        if AUDIENCE not in audience:
+            return _refused(f"the token's audience is not {AUDIENCE}")
+        flaw = _flaw(payload)
+        if flaw:
+            return _refused(flaw)
+        if now >= payload.exp + self._leeway_s:
+            return TokenRefusal("token_expired", "the token has expired")
+        if payload.exp - now > self._max_lifetime_s + self._leeway_s:
+            return _refused(f"the token is valid for more than {self._max_lifetime_s} s")
+        if max(payload.nbf or 0, payload.iat or 0) > now + self._leeway_s:
+            return _refused("the token is not valid yet")
+        return Claims(
+            account_sid=account.sid,
+            identity=payload.sub,
+            name=payload.name,
+            room=payload.room,
+            grants=payload.grants,
+            expires_at=int(payload.exp),
+            key_id=key_id,
+        )
+
+
+def _b64url(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _flaw(payload: _Payload) -> str | None:
+    """What is wrong with the claims themselves, whoever signed them."""
+    if not 1 <= len(payload.sub) <= MAX_NAME_CHARS or not payload.sub.isprintable():
+        return f"the identity must be 1 to {MAX_NAME_CHARS} printable characters"
+    if payload.name is not None and len(payload.name) > MAX_NAME_CHARS:
+        return f"the name must be at most {MAX_NAME_CHARS} characters"
+    if payload.room is not None and not 1 <= len(payload.room) <= MAX_NAME_CHARS:
+        return f"the room must be 1 to {MAX_NAME_CHARS} characters"
+    # Also false for NaN; math.isfinite would raise on an int of 400 digits.
+    for seconds in (payload.exp, payload.nbf, payload.iat):
+        if seconds is not None and not 0 <= seconds < 2**53:
+            return "the token has a time out of range"
+    return None
+
+
+def _refused(message: str) -> TokenRefusal:
+    return TokenRefusal("unauthenticated", message)
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Glob match with only `*` and `?`; brackets are plain characters, case counts.
+
+    Greedy with one point to return to: at most len(pattern) * len(text) steps for any pattern.
+    """
+    p = t = 0
+    star = -1
+    resume = 0
+    while t < len(text):
+        if p < len(pattern) and pattern[p] == "*":
+            star, resume = p, t
+            p += 1
+        elif p < len(pattern) and pattern[p] in ("?", text[t]):
+            p += 1
+            t += 1
+        elif star >= 0:
+            resume += 1
+            p, t = star + 1, resume
+        else:
+            return False
+    return not pattern[p:].strip("*")

@@ -1,0 +1,30 @@
+"""Reads a request body up to a size and a time. It does not know what the body means."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import ClientDisconnect, Request
+
+MAX_BODY_BYTES = 4096
+BODY_TIMEOUT_S = 10.0
+
+
+async def read_body(request: Request) -> bytes | None:
+    """The body, or None when it is over the limit, too slow, or its sender has gone.
+
+    What lies beyond the limit is never kept.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and (len(declared) > 9 or int(declared) > MAX_BODY_BYTES):
+        return None
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > MAX_BODY_BYTES:
+                    return None
+                body += chunk
+    except (TimeoutError, ClientDisconnect):
+        return None
+    return bytes(body)

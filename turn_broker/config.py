@@ -1,0 +1,308 @@
+"""Settings of the broker: the `[turn]` and `[[accounts]]` sections, which signaling shares.
+
+Read from a TOML file under environment variables `PARLEY_<SECTION>_<KEY>`; `..._FILE` names a file
+that holds a secret. Every flaw is a `SettingsError` that names its key. It does not know HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from turn_broker.access_token import AccessTokens
+from turn_broker.accounts import Account, Accounts, Algorithm, ApiKey
+from turn_broker.broker import MAX_REGION_CHARS, Broker, TurnNode
+from turn_broker.ice_servers import parse_turn_uri
+from turn_broker.policy import Policy
+from turn_broker.secret_ring import RetiringSecret, SecretRing
+
+MIN_SECRET_CHARS = 32
+_EXAMPLE_WORDS = ("changeme", "change-me", "change_me", "example", "secret-here", "your-secret")
+_PREFIX = "PARLEY_"
+_KEY_FIELDS = {"key_sid": "sid", "key_secret": "secret"}
+_FIELD_FLAW = re.compile(r"Object (?:contains )?(missing required|unknown) field `([^`]*)`")
+_LISTS = frozenset({"urls", "retiring_secrets"})
+
+Settings = TypeVar("Settings", bound=msgspec.Struct)
+NodeName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+class SettingsError(ValueError):
+    """A setting that keeps the process from starting; `key` says which."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[turn.nodes]]`: one TURN server."""
+
+    id: NodeName
+    region: Annotated[str, Meta(min_length=1, max_length=MAX_REGION_CHARS)] = "default"
+    urls: Annotated[list[str], Meta(min_length=1, max_length=16)]
+    """Best first is not needed: the broker orders them."""
+
+
+class _Secretive(msgspec.Struct, frozen=True):
+    """Settings with secrets in them stay out of logs and tracebacks."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+
+class TurnSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[turn]`."""
+
+    secret: str = ""
+    """coturn's static-auth-secret: mints and verifies."""
+    retiring_secrets: list[str] = []
+    """Former secrets; credentials minted with them are still good on the embedded relay."""
+    identity_secret: str = ""
+    """Keys the identity digests in usernames; set it before the first rotation of `secret`."""
+    realm: Annotated[str, Meta(min_length=1, max_length=127)] = "parley"
+    urls: Annotated[list[str], Meta(max_length=16)] = []
+    """Short for one node "default" in region "default"."""
+    nodes: Annotated[list[NodeSettings], Meta(max_length=256)] = []
+    min_ttl_s: int = 60
+    max_ttl_s: int = 86_400
+    default_ttl_s: int = 3600
+    max_urls: int = 4
+
+
+class ApiKeySettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[accounts.keys]]`: a secret for HS256, a public key (PEM) for the other algorithms."""
+
+    sid: str
+    secret: str = ""
+    algorithm: Algorithm = "HS256"
+    public_key: str = ""
+
+
+class AccountSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[accounts]]`."""
+
+    sid: str
+    auth_token: str
+    keys: list[ApiKeySettings] = []
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[server]` of a broker that runs alone."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+
+
+class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The sections a broker alone reads; the others of parley.toml are signaling's."""
+
+    server: ServerSettings = ServerSettings()
+    turn: TurnSettings = TurnSettings()
+    accounts: list[AccountSettings] = []
+
+
+def load(path: Path | None, environment: Mapping[str, str] | None = None) -> BrokerSettings:
+    """Settings of `path` (None: no file) under `environment` (the process's by default).
+
+    Raises SettingsError.
+    """
+    environment = os.environ if environment is None else environment
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeError, tomllib.TOMLDecodeError) as flaw:
+            raise SettingsError(str(path), str(flaw)) from flaw
+    own: dict[str, Any] = {
+        name: raw[name] for name in ("server", "turn", "accounts") if name in raw
+    }
+    server = own.get("server")
+    if isinstance(server, dict):
+        # In a shared parley.toml this section has more keys, which signaling checks.
+        own["server"] = {key: server[key] for key in ("host", "port") if key in server}
+    overlay_turn(own, environment)
+    overlay_accounts(own, environment)
+    for key in ("host", "port"):
+        value = environment.get(f"{_PREFIX}SERVER_{key.upper()}")
+        if value is not None:
+            section(own, "server")[key] = int(value) if value.isdecimal() else value
+    return convert(own, BrokerSettings)
+
+
+def convert(raw: object, kind: type[Settings]) -> Settings:
+    """`raw` as `kind`; raises SettingsError that names the key."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as flaw:
+        reason, _, path = str(flaw).partition(" - at `$")
+        key = path.rstrip("`").lstrip(".")
+        named = _FIELD_FLAW.match(reason)
+        if named is None:
+            raise SettingsError(key or "settings", reason) from flaw
+        verdict = "is missing" if named[1] == "missing required" else "unknown key"
+        raise SettingsError(f"{key}.{named[2]}".lstrip("."), verdict) from flaw
+
+
+def overlay_turn(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Put `PARLEY_TURN_*` over the `turn` section of `raw`; lists are comma-separated."""
+    for field in msgspec.structs.fields(TurnSettings):
+        text = from_environment(environment, f"{_PREFIX}TURN_{field.name.upper()}")
+        if text is None or field.name == "nodes":
+            continue
+        value: object = text
+        if field.name in _LISTS:
+            value = [part.strip() for part in text.split(",") if part.strip()]
+        elif field.type is int:
+            value = int(text) if text.isdecimal() else text
+        section(raw, "turn")[field.name] = value
+
+
+def overlay_accounts(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Put `PARLEY_ACCOUNTS_SID|AUTH_TOKEN|KEY_SID|KEY_SECRET` over the first account of `raw`."""
+    given = {
+        name: text
+        for name in ("sid", "auth_token", *_KEY_FIELDS)
+        if (text := from_environment(environment, f"{_PREFIX}ACCOUNTS_{name.upper()}")) is not None
+    }
+    if not given:
+        return
+    first = _first(raw, "accounts")
+    key = {_KEY_FIELDS[name]: given.pop(name) for name in list(given) if name in _KEY_FIELDS}
+    first.update(given)
+    if key:
+        _first(first, "keys").update(key)
+
+
+def section(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """The table `name` of `raw`, made if it is not there."""
+    table = raw.setdefault(name, {})
+    if not isinstance(table, dict):
+        raise SettingsError(name, "must be a table")
+    return table
+
+
+def _first(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    tables = raw.setdefault(name, [])
+    if tables == []:
+        tables.append({})
+    if not isinstance(tables, list) or not isinstance(tables[0], dict):
+        raise SettingsError(name, "must be an array of tables")
+    return tables[0]
+
+
+def from_environment(environment: Mapping[str, str], name: str) -> str | None:
+    """The variable `name`, or the content of the file that `<name>_FILE` names."""
+    path = environment.get(f"{name}_FILE")
+    if path is None:
+        return environment.get(name)
+    if name in environment:
+        raise SettingsError(name, f"set together with {name}_FILE")
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeError) as flaw:
+        raise SettingsError(f"{name}_FILE", str(flaw)) from flaw
+
+
+def check_secret(key: str, secret: str) -> None:
+    """Refuse a secret that is missing, short, an example's, or one repeated character."""
+    if not secret:
+        raise SettingsError(key, "is missing")
+    if any(word in secret.lower() for word in _EXAMPLE_WORDS):
+        raise SettingsError(key, "is an example; generate one with `parley keys generate`")
+    if len(secret) < MIN_SECRET_CHARS or len(set(secret)) < 8:
+        raise SettingsError(key, f"must be at least {MIN_SECRET_CHARS} random characters")
+
+
+def accounts_of(settings: list[AccountSettings]) -> Accounts:
+    """The account table; raises SettingsError."""
+    if not settings:
+        raise SettingsError("accounts", "at least one account is needed")
+    built = [_account_of(f"accounts[{i}]", account) for i, account in enumerate(settings)]
+    try:
+        accounts = Accounts(built)
+        AccessTokens(accounts)
+    except ValueError as flaw:
+        raise SettingsError("accounts", str(flaw)) from flaw
+    return accounts
+
+
+def _account_of(at: str, settings: AccountSettings) -> Account:
+    check_secret(f"{at}.auth_token", settings.auth_token)
+    keys = []
+    for i, key in enumerate(settings.keys):
+        if key.algorithm == "HS256":
+            check_secret(f"{at}.keys[{i}].secret", key.secret)
+        try:
+            keys.append(ApiKey(key.sid, key.secret, key.algorithm, key.public_key))
+        except ValueError as flaw:
+            raise SettingsError(f"{at}.keys[{i}]", str(flaw)) from flaw
+    try:
+        return Account(settings.sid, settings.auth_token, tuple(keys))
+    except ValueError as flaw:
+        raise SettingsError(f"{at}.sid", str(flaw)) from flaw
+
+
+def ring_of(settings: TurnSettings) -> SecretRing:
+    """The secret ring; raises SettingsError."""
+    check_secret("turn.secret", settings.secret)
+    for i, secret in enumerate(settings.retiring_secrets):
+        check_secret(f"turn.retiring_secrets[{i}]", secret)
+    return SecretRing(
+        settings.secret, tuple(RetiringSecret(secret) for secret in settings.retiring_secrets)
+    )
+
+
+def nodes_of(settings: TurnSettings) -> list[TurnNode]:
+    """The TURN nodes, which may be none; raises SettingsError."""
+    nodes = []
+    if settings.urls:
+        nodes.append(_node_of("turn.urls", "default", "default", settings.urls))
+    for i, node in enumerate(settings.nodes):
+        nodes.append(_node_of(f"turn.nodes[{i}].urls", node.id, node.region, node.urls))
+    if len({node.id for node in nodes}) != len(nodes):
+        raise SettingsError("turn.nodes", "two nodes have the same id")
+    return nodes
+
+
+def _node_of(key: str, name: str, region: str, urls: list[str]) -> TurnNode:
+    try:
+        return TurnNode(name, region, tuple(parse_turn_uri(url) for url in urls))
+    except ValueError as flaw:
+        raise SettingsError(key, str(flaw)) from flaw
+
+
+def policy_of(settings: TurnSettings) -> Policy:
+    """The policy; raises SettingsError."""
+    try:
+        return Policy(
+            min_ttl_s=settings.min_ttl_s,
+            max_ttl_s=settings.max_ttl_s,
+            default_ttl_s=settings.default_ttl_s,
+            max_urls=settings.max_urls,
+        )
+    except ValueError as flaw:
+        raise SettingsError("turn", str(flaw)) from flaw
+
+
+def broker_of(settings: TurnSettings, nodes: list[TurnNode] | None = None) -> Broker:
+    """The broker, for `nodes` where the caller runs the relay itself; raises SettingsError."""
+    served = nodes_of(settings) if nodes is None else nodes
+    if not served:
+        raise SettingsError("turn.urls", "no TURN server is configured")
+    if settings.identity_secret:
+        check_secret("turn.identity_secret", settings.identity_secret)
+    return Broker(
+        served,
+        ring_of(settings),
+        policy_of(settings),
+        identity_key=settings.identity_secret or None,
+    )
