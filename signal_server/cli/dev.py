@@ -26,6 +26,8 @@ from turn_broker.relay.server import Relay, RelaySettings
 
 ROOM = "lobby"
 IDENTITY = "visitor"
+CREDENTIAL_TTL_S = 12 * 3600
+"""The embedded relay ends an allocation with its credential: longer than any call tried here."""
 _PORTS_TRIED = 50
 
 
@@ -76,7 +78,11 @@ def dev(  # noqa: PLR0913 - one parameter per option
         server=ServerSettings(host=host, port=port, admin_token=keys.admin_token, drain_s=0),
         node=NodeSettings(name=node_name, region=region),
         cors=CorsSettings(origins=["*"]),
-        turn=TurnSettings(secret=turn_secret or keys.turn_secret, min_ttl_s=turn_min_ttl),
+        turn=TurnSettings(
+            secret=turn_secret or keys.turn_secret,
+            min_ttl_s=turn_min_ttl,
+            default_ttl_s=CREDENTIAL_TTL_S,
+        ),
         accounts=[
             AccountSettings(
                 sid=keys.account_sid,
