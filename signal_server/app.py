@@ -22,6 +22,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from signal_server import clock, metrics
@@ -47,6 +49,8 @@ log = logging.getLogger("parley.app")
 
 SIGNAL_PATH = "/v1/signal"
 MAX_BODY_BYTES = 64 * 1024
+BACKLOG = 4096
+"""uvicorn calls listen() on our socket again, with its own number unless told."""
 DEV_TOKEN_TTL_S = 86_400
 
 
@@ -68,7 +72,9 @@ class Node:
         self.front = make_front(
             {SIGNAL_PATH: self.dispatcher},
             SocketSettings(
-                limits=settings.limits, allowed_origins=None if "*" in origins else origins
+                limits=settings.limits,
+                allowed_origins=None if "*" in origins else origins,
+                trusted_proxies=frozenset(settings.server.trusted_proxies),
             ),
         )
         self.sockets = self.front.sockets
@@ -150,9 +156,14 @@ class Node:
         return Starlette(
             routes=routes,
             middleware=[cors],
-            exception_handlers={HTTPException: framework_problem},
+            exception_handlers={HTTPException: framework_problem, ClientDisconnect: _nobody},
             max_body_size=MAX_BODY_BYTES,
         )
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    """The client left while it was sending: not our bug, and nobody reads the answer."""
+    return Response(status_code=400)
 
 
 def _ice_grant(grant: Grant) -> IceGrant:
@@ -193,6 +204,7 @@ class Running:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=2,
+            backlog=BACKLOG,
             h11_max_incomplete_event_size=64 * 1024,
         )
         self._server = _Server(config)

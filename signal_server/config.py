@@ -31,6 +31,7 @@ from turn_broker.config import (
 )
 
 PREFIX = "PARLEY_"
+_LISTS = frozenset({"origins", "trusted_proxies"})
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -43,6 +44,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """0 takes a free port."""
     admin_token: str = ""
     """Bearer token of the server API; without one that API is off."""
+    trusted_proxies: list[str] = []
+    """Addresses of proxies whose X-Forwarded-For is believed."""
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
     """How long SIGTERM waits for peers to go elsewhere."""
 
@@ -131,7 +134,7 @@ def _overlay(
         if text is None:
             continue
         value: object = text
-        if field.name == "origins":
+        if field.name in _LISTS:
             value = [part.strip() for part in text.split(",") if part.strip()]
         elif not isinstance(field.default, str):
             value = _number(text)

@@ -128,6 +128,7 @@ class Dispatcher:
                 self._turn_away(socket, permit)
             return
         self._waiting.pop(socket.id).cancel()
+        socket.token = None
         ice = None
         if permit.may_turn:
             ice = self._grant(permit.account, permit.identity, None, None)
