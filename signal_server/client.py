@@ -133,13 +133,13 @@ class SignalingClient:
 
     async def join(self, room: str, data: Any = UNSET) -> Roster:
         """Enter the room, leaving the one before; returns with the roster filled."""
-        self._room, self._data = room, data
         await self._request(wire.Join(room=room, data=_raw(data)), wire.RoomSnapshot)
+        self._room, self._data = room, data
         return self.roster
 
     async def leave(self) -> None:
-        self._room = None
         await self._request(wire.Leave(), wire.Ok)
+        self._room = None
         self.roster.clear()
 
     async def offer(self, to: str, sdp: str, *, pc: str = wire.DEFAULT_PC) -> int:
@@ -207,8 +207,8 @@ class SignalingClient:
 
     async def update(self, data: Any) -> None:
         """Replace own presence data."""
-        self._data = data
         await self._request(wire.Update(data=Raw(_encode(data))), wire.Ok)
+        self._data = data
 
     async def ice_servers(
         self, *, ttl: int | None = None, region: str | None = None

@@ -9,6 +9,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -21,44 +22,50 @@ _READY_S = 30.0
 _EXIT_S = 10.0
 
 
-@dataclass
-class Parley:
-    """A running `parley dev`; the fields are its JSON line."""
+@dataclass(kw_only=True)
+class Server:
+    """A running server process."""
 
     url: str
     ws_url: str
-    account_sid: str
-    auth_token: str
-    admin_token: str
-    access_token: str
-    room: str
-    turn_urls: list[str]
     pid: int
     log_file: Path
     process: subprocess.Popen[str]
-
-    def token(self, identity: str, room: str | None = None) -> str:
-        """An access token for that identity."""
-        query = {"identity": identity, **({"room": room} if room else {})}
-        reply = json.loads(self.get(f"/dev/token?{urllib.parse.urlencode(query)}"))
-        return str(reply["access_token"])
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(self.url.rstrip("/") + path, timeout=10) as reply:
             return str(reply.read().decode())
 
     def metric(self, name: str) -> float:
-        """Sum of a metric over its labels."""
-        samples = [
+        """Sum of a metric over its labels; a counter that never counted is 0."""
+        page = self.get("/metrics").splitlines()
+        assert f"# TYPE {name.removesuffix('_total')}" in " ".join(page), f"no metric {name}"
+        return sum(
             float(line.rsplit(" ", 1)[1])
-            for line in self.get("/metrics").splitlines()
+            for line in page
             if line.startswith((name + " ", name + "{"))
-        ]
-        assert samples, f"no metric {name}"
-        return sum(samples)
+        )
 
     def log(self) -> str:
         return self.log_file.read_text()
+
+
+@dataclass(kw_only=True)
+class Parley(Server):
+    """A running `parley dev`; the fields are its JSON line."""
+
+    account_sid: str
+    auth_token: str
+    admin_token: str
+    access_token: str
+    room: str
+    turn_urls: list[str]
+
+    def token(self, identity: str, room: str | None = None) -> str:
+        """An access token for that identity."""
+        query = {"identity": identity, **({"room": room} if room else {})}
+        reply = json.loads(self.get(f"/dev/token?{urllib.parse.urlencode(query)}"))
+        return str(reply["access_token"])
 
 
 @contextlib.contextmanager
@@ -81,6 +88,40 @@ def start_parley(*args: str) -> Iterator[Parley]:
             assert process.wait(_EXIT_S) == 0, log_file.read_text()[-4000:]
         finally:
             _stop(process)
+
+
+@contextlib.contextmanager
+def start_serve(config: str) -> Iterator[Server]:
+    """`parley serve` with that parley.toml; its port must be 0."""
+    with tempfile.TemporaryDirectory(prefix="parley-test-") as state:
+        log_file, config_file = Path(state, "log"), Path(state, "parley.toml")
+        config_file.write_text(config)
+        command = [sys.executable, "-m", "signal_server", "serve", "--config", str(config_file)]
+        with log_file.open("w") as log:
+            process = subprocess.Popen(command, cwd=_ROOT, stderr=log, text=True)
+        try:
+            at = f"127.0.0.1:{_ready_port(process, log_file)}"
+            yield Server(
+                url=f"http://{at}",
+                ws_url=f"ws://{at}/v1/signal",
+                pid=process.pid,
+                log_file=log_file,
+                process=process,
+            )
+            process.terminate()
+            assert process.wait(_EXIT_S) == 0, log_file.read_text()[-4000:]
+        finally:
+            _stop(process)
+
+
+def _ready_port(process: subprocess.Popen[str], log_file: Path) -> int:
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log_file.read_text().splitlines():
+            if '"message": "ready"' in line and line.endswith("}"):
+                return int(json.loads(line)["port"])
+        time.sleep(0.02)
+    raise AssertionError(f"{process.args!r} is not ready: {log_file.read_text()[-4000:]}")
 
 
 def _first_line(process: subprocess.Popen[str], log_file: Path) -> str:
