@@ -10,8 +10,10 @@ it which descriptions passed, were applied, settled or were rolled back.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
+from signal_server.core.description import Descriptions
+from signal_server.core.strand import Held, Section, Strand, key_of, size_of
 from signal_server.core.tally import Tally
 from signal_server.wire.candidate import CandidateInit
 from signal_server.wire.codes import ErrorCode
@@ -23,64 +25,9 @@ _UNNAMED = ""
 _REMEMBERED_RETIRED = 16
 _ENDS_BEYOND_LIMIT = 64
 """A full generation can still be ended, once per m-section."""
-_ITEM_OVERHEAD = 100
-"""Bytes charged per held item beside its text."""
-
-
-@dataclass(slots=True)
-class _Strand:
-    """All candidates of one ufrag: what RFC 8838 calls one ICE session's."""
-
-    opened: int = 0
-    """Negotiation whose description first named this ufrag; 0 = none has passed."""
-    mids: dict[str, int] = field(default_factory=dict)
-    """Each mid with the negotiation that first described it under this ufrag."""
-    by_index: tuple[str | None, ...] = ()
-    any_mid: bool = False
-    """The description names no mids, so they cannot be checked."""
-    seen: set[int] = field(default_factory=set)
-    ended_mids: set[str] = field(default_factory=set)
-    ended_at: int | None = None
-    """Latest negotiation when end-of-candidates came for all mids."""
-    held_bytes: int = 0
-
-    def described_by(self, candidate: CandidateInit) -> int | None:
-        """Negotiation that described this candidate's m-section; None when none has."""
-        if not self.opened:
-            return None
-        mid = candidate.sdpMid
-        if mid is None and candidate.sdpMLineIndex is not None:
-            if not 0 <= candidate.sdpMLineIndex < len(self.by_index):
-                return None
-            mid = self.by_index[candidate.sdpMLineIndex]
-        if mid is None or self.any_mid:
-            return self.opened
-        return self.mids.get(mid)
-
-    def has_ended(self, candidate: CandidateInit) -> bool:
-        """End-of-candidates was said for this m-section (RFC 8838 section 13)."""
-        if candidate.sdpMid is not None and candidate.sdpMid in self.ended_mids:
-            return True
-        if self.ended_at is None:
-            return False
-        if not self.opened:
-            return True
-        described = self.described_by(candidate)
-        return described is not None and described <= max(self.ended_at, self.opened)
-
-    def end(self, candidate: CandidateInit, latest: int) -> None:
-        if candidate.sdpMid is not None:
-            self.ended_mids.add(candidate.sdpMid)
-        else:
-            self.ended_at = latest
-
-
-@dataclass(slots=True)
-class _Held:
-    candidate: CandidateInit
-    ufrag: str
-    size: int
-    expires_at: float
+_NOTHING: frozenset[str] = frozenset()
+_WILD_STRANDS = 16
+"""Ufrags remembered under a description that names none."""
 
 
 class CandidateBuffer:
@@ -88,20 +35,17 @@ class CandidateBuffer:
 
     __slots__ = (
         "_applied",
+        "_descriptions",
         "_gated",
         "_gates",
         "_held",
         "_latest",
         "_limits",
-        "_open",
         "_retired",
-        "_settled",
         "_strands",
         "_tally",
-        "_ufrag_of_mid",
-        "_wild",
         "is_scheduled",
-    )  # fmt: skip
+    )
 
     def __init__(self, limits: Limits, tally: Tally, *, gated: bool) -> None:
         self._limits = limits
@@ -109,15 +53,11 @@ class CandidateBuffer:
         self._gated = gated
         self.is_scheduled = False
         """Its owner has put `next_deadline` on the agenda."""
-        self._strands: dict[str, _Strand] = {}
-        self._held: list[_Held] = []
+        self._descriptions = Descriptions()
+        self._strands: dict[str, Strand] = {}
+        self._held: list[Held] = []
         self._retired: deque[str] = deque(maxlen=_REMEMBERED_RETIRED)
-        self._settled: frozenset[str] = frozenset()
-        self._open: dict[int, frozenset[str]] = {}
         self._latest = 0
-        self._ufrag_of_mid: dict[str | None, str] = {}
-        self._wild = 0
-        """Latest negotiation whose description names no ICE at all: it vouches for everything."""
         self._applied = 0
         self._gates: list[tuple[int, float]] = []
 
@@ -125,48 +65,28 @@ class CandidateBuffer:
 
     def describe(self, negotiation: int, outline: Outline, now: float) -> None:
         """The sender's description of this negotiation has been put into the receiver's log."""
-        self._latest = negotiation
+        self._latest = max(self._latest, negotiation)
         if self._gated and negotiation > self._applied:
             self._ungate(negotiation)
             self._gates.append((negotiation, now + self._limits.gate_timeout_s))
-        if not outline.names_ice:
-            self._wild = negotiation
-            return
-        named = frozenset(ufrag for ufrag in outline.ufrags if ufrag)
-        self._open[negotiation] = named
-        self._ufrag_of_mid.clear()
-        self._ufrag_of_mid[None] = next(ufrag for ufrag in outline.ufrags if ufrag)
-        for name in named:
-            strand = self._strands.setdefault(name, _Strand())
-            strand.opened = strand.opened or negotiation
-            strand.by_index = outline.mids
-        for mid, ufrag in zip(outline.mids, outline.ufrags, strict=True):
-            if ufrag and mid is not None:
-                self._ufrag_of_mid[mid] = ufrag
-                self._strands[ufrag].mids.setdefault(mid, negotiation)
-            elif ufrag:
-                self._strands[ufrag].any_mid = True
-        self._adopt_unnamed()
+        self._begin_wild(negotiation, outline)
+        named_before = self._descriptions.names
+        self._retire(self._descriptions.add(negotiation, outline))
+        for name in self._descriptions.names - named_before:
+            strand = self._strands.setdefault(name, Strand())
+            if strand.ended_at is not None:
+                strand.ended_at = negotiation
+        if outline.names_ice:
+            self._adopt()
 
     def settle(self, negotiation: int) -> None:
         """The answer of this negotiation has passed: ufrags it does not carry are history."""
-        named = self._open.get(negotiation)
-        if named is None:
-            return
-        self._settled = named
-        self._open.clear()
-        self._retire(
-            [ufrag for ufrag, s in self._strands.items() if s.opened and ufrag not in named]
-        )
+        self._retire(self._descriptions.settle(negotiation))
 
     def roll_back(self, negotiation: int) -> None:
         """The offer of this negotiation is void: what only it named is history."""
-        named = self._open.pop(negotiation, frozenset())
-        kept = self._settled.union(*self._open.values())
-        self._retire([ufrag for ufrag in named if ufrag not in kept])
+        self._retire(self._descriptions.roll_back(negotiation))
         self._ungate(negotiation)
-        if self._wild == negotiation:
-            self._wild = 0
 
     def applied(self, negotiation: int) -> None:
         """The receiver has set the sender's description of this negotiation."""
@@ -183,33 +103,37 @@ class CandidateBuffer:
     def admit(self, candidate: CandidateInit, now: float) -> CandidateInit | ErrorCode | None:
         """What to relay now; None when it is held or a duplicate; a code when it is refused."""
         ufrag = self._ufrag_for(candidate)
-        if ufrag in self._retired and ufrag not in self._strands:
-            self._tally.candidates_dropped["stale_generation"] += 1
-            return ErrorCode.STALE_GENERATION
         strand = self._strands.get(ufrag)
         if strand is None:
-            if self._early_strands() >= self._limits.open_generations:
-                self._tally.candidates_dropped["buffer_full"] += 1
-                return ErrorCode.BUFFER_FULL
-            strand = self._strands[ufrag] = _Strand()
-        key = hash((candidate.sdpMid, candidate.sdpMLineIndex, candidate.candidate or ""))
-        if key in strand.seen:
+            if ufrag in self._retired:
+                return self._refuse(ErrorCode.STALE_GENERATION)
+            if not self._make_room():
+                return self._refuse(ErrorCode.BUFFER_FULL)
+            strand = Strand()
+        key = key_of(candidate)
+        has_ended = self._has_ended(strand, candidate, ufrag)
+        if key in strand.seen or (has_ended and candidate.is_end):
             self._tally.candidates_dropped["duplicate"] += 1
             return None
-        if strand.has_ended(candidate):
-            self._tally.candidates_dropped["candidate_after_end"] += 1
-            return ErrorCode.CANDIDATE_AFTER_END
-        refused = self._full(strand, candidate)
-        if refused is not None:
-            self._tally.candidates_dropped["buffer_full"] += 1
-            return refused
-        strand.seen.add(key)
+        if has_ended:
+            return self._refuse(ErrorCode.CANDIDATE_AFTER_END)
+        extra = _ENDS_BEYOND_LIMIT if candidate.is_end else 0
+        if len(strand.seen) + len(strand.ended) >= self._limits.candidates_per_generation + extra:
+            return self._refuse(ErrorCode.BUFFER_FULL)
+        size = size_of(candidate, ufrag)
+        ends = self._ends(candidate, ufrag) if candidate.is_end else _NOTHING
+        passes = self._may_pass(candidate, ufrag) and not self._waits_behind(candidate, ends)
+        if not passes and self._is_full(strand, size):
+            return self._refuse(ErrorCode.BUFFER_FULL)
+        self._strands[ufrag] = strand
         if candidate.is_end:
-            strand.end(candidate, self._latest)
-        if self._may_pass(candidate, ufrag) and not self._waits_behind(candidate, ufrag):
+            self._end(candidate, strand)
+        else:
+            strand.seen.add(key)
+        if passes:
             self._tally.candidates_passed += 1
-            return _outgoing(candidate, ufrag)
-        self._hold(candidate, ufrag, strand, now)
+            return self._outgoing(candidate, ufrag)
+        self._hold(Held(candidate, ufrag, size, now + self._limits.early_ttl_s, ends), strand)
         return None
 
     def release(self) -> list[CandidateInit]:
@@ -217,13 +141,13 @@ class CandidateBuffer:
         if not self._held:
             return []
         out: list[CandidateInit] = []
-        kept: list[_Held] = []
+        kept: list[Held] = []
         waiting, self._held = self._held, kept
         for item in waiting:
             if self._may_pass(item.candidate, item.ufrag) and not self._waits_behind(
-                item.candidate, item.ufrag
+                item.candidate, item.ends
             ):
-                out.append(_outgoing(item.candidate, item.ufrag))
+                out.append(self._outgoing(item.candidate, item.ufrag))
                 self._unhold(item)
             else:
                 kept.append(item)
@@ -238,8 +162,9 @@ class CandidateBuffer:
             self.applied(max(overdue))
         stale = [item for item in self._held if item.expires_at <= now and self._is_early(item)]
         self._drop(stale, "expired")
+        names = self._descriptions.names
         for ufrag in {item.ufrag for item in stale}:
-            if not self._strands[ufrag].held_bytes and not self._strands[ufrag].opened:
+            if not self._strands[ufrag].held and ufrag not in names:
                 del self._strands[ufrag]
 
     def next_deadline(self) -> float | None:
@@ -261,68 +186,129 @@ class CandidateBuffer:
 
     # Inside ---------------------------------------------------------------------------------
 
+    def _refuse(self, code: ErrorCode) -> ErrorCode:
+        self._tally.candidates_dropped[code.value] += 1
+        return code
+
     def _ungate(self, negotiation: int) -> None:
         self._gates = [gate for gate in self._gates if gate[0] != negotiation]
 
-    def _early_strands(self) -> int:
-        return sum(not strand.opened for strand in self._strands.values())
+    def _begin_wild(self, negotiation: int, outline: Outline) -> None:
+        """A further description that names no ICE may be a restart: what has ended begins anew."""
+        latest, unnamed = self._descriptions.latest, self._strands.get(_UNNAMED)
+        if unnamed is None or latest is None or outline.names_ice:
+            return
+        if latest.is_wild and latest.number != negotiation:
+            unnamed.seen.clear()
+            unnamed.ended.clear()
+            unnamed.ended_at = None
+
+    def _make_room(self) -> bool:
+        """Only so many ufrags may be in use before a description names them."""
+        latest = self._descriptions.latest
+        is_wild = latest is not None and latest.is_wild
+        names = self._descriptions.names
+        unknown = [ufrag for ufrag in self._strands if ufrag not in names]
+        if len(unknown) < (_WILD_STRANDS if is_wild else self._limits.open_generations):
+            return True
+        idle = next((ufrag for ufrag in unknown if not self._strands[ufrag].held), None)
+        if idle is None:
+            return False
+        del self._strands[idle]
+        return True
 
     def _ufrag_for(self, candidate: CandidateInit) -> str:
-        """Its own, else the latest description's for its mid (RFC 9429 section 3.5.2.1)."""
+        """Its own, else the latest description's for its m-section (RFC 9429 section 3.5.2.1)."""
         own = candidate.ufrag
         if own is not None:
             return own
-        of_mid = self._ufrag_of_mid
-        return of_mid.get(candidate.sdpMid) or of_mid.get(None) or _UNNAMED
+        latest = self._descriptions.latest
+        return _UNNAMED if latest is None else latest.ufrag_for(candidate)
+
+    def _section(self, candidate: CandidateInit) -> Section:
+        mid, index = candidate.sdpMid, candidate.sdpMLineIndex
+        latest = self._descriptions.latest
+        if mid is None and index is not None and latest is not None and index < len(latest.mids):
+            mid = latest.mids[index]
+        return index if mid is None else mid
 
     def _may_pass(self, candidate: CandidateInit, ufrag: str) -> bool:
-        described = self._strands[ufrag].described_by(candidate)
+        described = self._descriptions.since(candidate, ufrag)
         if described is None:
-            described = self._wild
-        if not described:
             return False
         return not self._gated or described <= self._applied
 
-    def _waits_behind(self, candidate: CandidateInit, ufrag: str) -> bool:
-        """End-of-candidates must not overtake a held candidate that it covers."""
-        if not candidate.is_end:
+    def _is_early(self, item: Held) -> bool:
+        return self._descriptions.since(item.candidate, item.ufrag) is None
+
+    def _has_ended(self, strand: Strand, candidate: CandidateInit, ufrag: str) -> bool:
+        """End-of-candidates was said for this m-section (RFC 8838 section 13)."""
+        section = self._section(candidate)
+        if section is not None and (
+            section in strand.ended
+            or (candidate.sdpMid is None and candidate.sdpMLineIndex in strand.ended)
+        ):
+            return True
+        if strand.ended_at is None:
             return False
-        mid = candidate.sdpMid
-        return any(
-            held.ufrag == ufrag and (mid is None or held.candidate.sdpMid == mid)
-            for held in self._held
+        if ufrag not in self._descriptions.names:
+            return True
+        described = self._descriptions.since(candidate, ufrag)
+        return described is not None and described <= strand.ended_at
+
+    def _end(self, candidate: CandidateInit, strand: Strand) -> None:
+        section = self._section(candidate)
+        if section is not None:
+            strand.ended.add(section)
+            return
+        strand.ended_at = self._latest
+        latest = self._descriptions.latest
+        if candidate.ufrag is None and latest is not None:
+            for name in latest.names:
+                self._strands[name].ended_at = self._latest
+
+    def _waits_behind(self, candidate: CandidateInit, ends: frozenset[str]) -> bool:
+        """End-of-candidates must not overtake a held candidate that it covers."""
+        if not candidate.is_end or not self._held:
+            return False
+        return any(self._covers(candidate, ends, item) for item in self._held)
+
+    def _covers(self, end: CandidateInit, ends: frozenset[str], item: Held) -> bool:
+        """Whether this end-of-candidates is one for that item."""
+        if item.ufrag not in ends:
+            return False
+        section = self._section(end)
+        return section is None or self._section(item.candidate) == section
+
+    def _ends(self, candidate: CandidateInit, ufrag: str) -> frozenset[str]:
+        """The ufrags that an end-of-candidates ends, settled when it is said."""
+        latest = self._descriptions.latest
+        if candidate.ufrag is None and latest is not None and self._section(candidate) is None:
+            return latest.names | {ufrag}
+        return frozenset((ufrag,))
+
+    def _is_full(self, strand: Strand, size: int) -> bool:
+        limits = self._limits
+        return (
+            strand.held_bytes + size > limits.held_bytes_per_generation
+            or self._tally.held_bytes + size > limits.held_bytes_per_node
         )
 
-    def _full(self, strand: _Strand, candidate: CandidateInit) -> ErrorCode | None:
-        limits = self._limits
-        ends = _ENDS_BEYOND_LIMIT if candidate.is_end else 0
-        if len(strand.seen) >= limits.candidates_per_generation + ends:
-            return ErrorCode.BUFFER_FULL
-        size = len(candidate.candidate or "") + _ITEM_OVERHEAD
-        if strand.held_bytes + size > limits.held_bytes_per_generation:
-            return ErrorCode.BUFFER_FULL
-        if self._tally.held_bytes + size > limits.held_bytes_per_node:
-            return ErrorCode.BUFFER_FULL
-        return None
-
-    def _hold(self, candidate: CandidateInit, ufrag: str, strand: _Strand, now: float) -> None:
-        size = len(candidate.candidate or "") + _ITEM_OVERHEAD
-        self._held.append(_Held(candidate, ufrag, size, now + self._limits.early_ttl_s))
-        strand.held_bytes += size
-        self._tally.held_bytes += size
+    def _hold(self, item: Held, strand: Strand) -> None:
+        self._held.append(item)
+        strand.held += 1
+        strand.held_bytes += item.size
+        self._tally.held_bytes += item.size
         self._tally.candidates_held += 1
 
-    def _unhold(self, item: _Held) -> None:
-        strand = self._strands.get(item.ufrag)
-        if strand is not None:
-            strand.held_bytes -= item.size
+    def _unhold(self, item: Held) -> None:
+        strand = self._strands[item.ufrag]
+        strand.held -= 1
+        strand.held_bytes -= item.size
         self._tally.held_bytes -= item.size
         self._tally.candidates_held -= 1
 
-    def _is_early(self, item: _Held) -> bool:
-        return self._strands[item.ufrag].described_by(item.candidate) is None and not self._wild
-
-    def _drop(self, items: list[_Held], reason: str) -> None:
+    def _drop(self, items: list[Held], reason: str) -> None:
         gone = {id(item) for item in items}
         for item in items:
             self._unhold(item)
@@ -330,30 +316,70 @@ class CandidateBuffer:
             self._tally.candidates_dropped[reason] += len(items)
             self._held = [item for item in self._held if id(item) not in gone]
 
-    def _retire(self, ufrags: list[str]) -> None:
+    def _retire(self, ufrags: Iterable[str]) -> None:
         for ufrag in ufrags:
             self._drop([item for item in self._held if item.ufrag == ufrag], "stale_generation")
             del self._strands[ufrag]
             self._retired.append(ufrag)
 
-    def _adopt_unnamed(self) -> None:
-        """Early candidates without a ufrag belong to the first description (RFC 9429 3.5.2.1)."""
+    def _adopt(self) -> None:
+        """Early candidates without a ufrag belong to the description that carries their mid."""
+        moved = [i for i in self._held if i.candidate.ufrag is None and self._is_early(i)]
+        for item in moved:
+            self._move(item, self._ufrag_for(item.candidate))
+        if moved:
+            self._tidy()
         orphan = self._strands.pop(_UNNAMED, None)
-        if orphan is None:
+        latest = self._descriptions.latest
+        if orphan is None or latest is None:
             return
-        for item in self._held:
-            if item.ufrag == _UNNAMED:
-                item.ufrag = self._ufrag_for(item.candidate)
-                self._strands[item.ufrag].held_bytes += item.size
-        for strand in self._strands.values():
+        for name in latest.names:
+            strand = self._strands[name]
             strand.seen |= orphan.seen
-            strand.ended_mids |= orphan.ended_mids
+            strand.ended |= orphan.ended
             if orphan.ended_at is not None:
-                strand.ended_at = orphan.ended_at
+                strand.ended_at = self._latest
 
+    def _tidy(self) -> None:
+        """Now that it is known whose they are: drop what was said twice or after its end."""
+        keys: set[tuple[str, int]] = set()
+        ends: list[Held] = []
+        late: list[Held] = []
+        again: list[Held] = []
+        for item in self._held:
+            key = (item.ufrag, key_of(item.candidate))
+            if key in keys:
+                again.append(item)
+            elif any(self._covers(end.candidate, end.ends, item) for end in ends):
+                (again if item.candidate.is_end else late).append(item)
+            elif item.candidate.is_end:
+                ends.append(item)
+            keys.add(key)
+        self._drop(again, "duplicate")
+        self._drop(late, ErrorCode.CANDIDATE_AFTER_END.value)
 
-def _outgoing(candidate: CandidateInit, ufrag: str) -> CandidateInit:
-    """End-of-candidates names its ICE session, so that a late one cannot end a newer one."""
-    if not candidate.is_end or candidate.usernameFragment or not ufrag:
-        return candidate
-    return CandidateInit("", candidate.sdpMid, candidate.sdpMLineIndex, ufrag)
+    def _move(self, item: Held, ufrag: str) -> None:
+        old, new = self._strands[item.ufrag], self._strands[ufrag]
+        old.held -= 1
+        old.held_bytes -= item.size
+        new.held += 1
+        new.held_bytes += item.size
+        if not item.candidate.is_end:
+            new.seen.add(key_of(item.candidate))
+        elif (section := self._section(item.candidate)) is not None:
+            new.ended.add(section)
+        item.ufrag = ufrag
+        if item.candidate.is_end:
+            item.ends = self._ends(item.candidate, ufrag)
+
+    def _outgoing(self, candidate: CandidateInit, ufrag: str) -> CandidateInit:
+        """End-of-candidates names its ICE session, so that a late one cannot end a newer one.
+
+        One that ends several ICE sessions at once cannot, and stays as it came.
+        """
+        if not candidate.is_end or candidate.usernameFragment or not ufrag:
+            return candidate
+        latest = self._descriptions.latest
+        if self._section(candidate) is None and latest is not None and len(latest.names) > 1:
+            return candidate
+        return CandidateInit("", candidate.sdpMid, candidate.sdpMLineIndex, ufrag)

@@ -60,6 +60,7 @@ class Directed:
         self._tally.glare += theirs.receive_offer(number)
         self._deliver(target, m.RelayedOffer(sdp=message.sdp, **_stamp(sender, message, number)))
         self._flush(sender, target, message.pc, mine)
+        self._flush(target, sender, message.pc, theirs)
         return number
 
     def answer(
@@ -89,6 +90,7 @@ class Directed:
         theirs.receive_rollback(number)
         self._deliver(target, m.RelayedRollback(**_stamp(sender, message, number)))
         self._flush(sender, target, message.pc, mine)
+        self._flush(target, sender, message.pc, theirs)
         return number
 
     def candidate(

@@ -20,7 +20,7 @@ NEGOTIATION_LEAP = 1_000_000
 class Negotiation:
     """The sender's end toward one other peer."""
 
-    __slots__ = ("buffer", "incoming", "number", "outgoing")
+    __slots__ = ("_answered", "buffer", "incoming", "number", "outgoing")
 
     def __init__(self, buffer: CandidateBuffer) -> None:
         self.buffer = buffer
@@ -30,6 +30,8 @@ class Negotiation:
         """Own offer that has no final answer yet."""
         self.incoming: int | None = None
         """The other's offer that has no final answer yet."""
+        self._answered = 0
+        """The other's offer that was answered last."""
 
     # Own messages ---------------------------------------------------------------------------
 
@@ -39,10 +41,11 @@ class Negotiation:
             number = self.number + 1
         elif not self.number < number <= self.number + NEGOTIATION_LEAP:
             return ErrorCode.STALE_NEGOTIATION
-        if self.outgoing is not None:
-            self.buffer.roll_back(self.outgoing)
-        self.number = self.outgoing = number
+        replaced, self.number, self.outgoing = self.outgoing, number, number
         self.buffer.describe(number, outline, now)
+        if replaced is not None:
+            # Only now: an offer made again keeps its ufrags (RFC 9429 section 5.2.2).
+            self.buffer.roll_back(replaced)
         return number
 
     def send_answer(
@@ -58,6 +61,7 @@ class Negotiation:
         if final:
             self._yield_own_offer()
             self.incoming = None
+            self._answered = number
             self.buffer.settle(number)
         return number
 
@@ -75,7 +79,14 @@ class Negotiation:
     # The other's messages -------------------------------------------------------------------
 
     def receive_offer(self, number: int) -> bool:
-        """True when it collides with an own outstanding offer (glare)."""
+        """True when it collides with an own outstanding offer (glare).
+
+        Whoever offers anew is stable, so it has applied the last answer.
+        """
+        if self._answered:
+            self.buffer.applied(self._answered)
+        if self.incoming is not None:
+            self.buffer.roll_back(self.incoming)
         self.number = max(self.number, number)
         self.incoming = number
         return self.outgoing is not None
@@ -101,8 +112,8 @@ class Negotiation:
             self.outgoing = None
 
     def _void(self, number: int) -> None:
+        self.buffer.roll_back(number)
         if self.outgoing == number:
-            self.buffer.roll_back(number)
             self.outgoing = None
         elif self.incoming == number:
             self.incoming = None

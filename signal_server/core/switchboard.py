@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from msgspec import UNSET, Raw, UnsetType
-
 from signal_server.core import inputs
 from signal_server.core.deadlines import Deadlines
 from signal_server.core.directed import Directed, EndKey
 from signal_server.core.effects import Close, Effect, GrantIce, Send
-from signal_server.core.room import Room, Session, is_polite
+from signal_server.core.room import Session
+from signal_server.core.rooms import Rooms
 from signal_server.core.tally import Tally
 from signal_server.wire import messages as m
 from signal_server.wire.codec import Refusal, encode
@@ -24,6 +23,8 @@ from signal_server.wire.limits import Limits
 
 ICE_REFRESH_AT = 0.8
 """Fraction of a credential's life after which fresh ICE servers are pushed."""
+ICE_RETRY_S = 10.0
+"""Pause after a push for which the broker had nothing."""
 
 Reply = m.Ok | Refusal | None
 """None: the answer comes later."""
@@ -37,17 +38,17 @@ class Switchboard:
         self.limits = limits
         self.tally = Tally()
         self.sessions: dict[int, Session] = {}
-        self.rooms: dict[tuple[str, str], Room] = {}
         self._node = node
         self._region = region
-        self._epoch = epoch
         self._effects: list[Effect] = []
         self._end_agenda: Deadlines[EndKey] = Deadlines()
         self._ice_agenda: Deadlines[int] = Deadlines()
         self._directed = Directed(limits, self.tally, self._end_agenda, self._deliver)
+        self._rooms = Rooms(limits, self.tally, self._directed, self._deliver, epoch)
+        self.rooms = self._rooms.by_name
         self._actions: dict[type, Action] = {
             m.Join: self._join,
-            m.Leave: self._leave_room,
+            m.Leave: self._leave,
             m.Offer: self._to_peer(self._directed.offer),
             m.Answer: self._to_peer(self._directed.answer),
             m.Pranswer: self._to_peer(self._directed.answer),
@@ -76,7 +77,7 @@ class Switchboard:
                 self._closed(event)
             case inputs.IceGranted():
                 self._ice_granted(event, now)
-            case inputs.Draining():
+            case _:
                 self._draining(event)
         return effects
 
@@ -85,8 +86,8 @@ class Switchboard:
         effects = self._effects = []
         for connection, peer, pc in self._end_agenda.due(now):
             session = self.sessions[connection]
-            if session.room is not None:
-                self._directed.expire(session, session.room.members[peer], pc, now)
+            assert session.room is not None, "an end outlived its room"
+            self._directed.expire(session, session.room.members[peer], pc, now)
         for connection in self._ice_agenda.due(now):
             permit = self.sessions[connection].permit
             grant = GrantIce(
@@ -128,16 +129,16 @@ class Switchboard:
         self._send(session, welcome)
         if ice is not None:
             self._ice_agenda.set(session.connection, now + ICE_REFRESH_AT * ice.ttl)
-        reply: Reply = None
+        refusal = None
         if hello.room is not None:
-            reply = self._enter(session, hello.room, hello.data)
-        self._answer(session, hello.id, reply or m.Ok(id=0))
+            refusal = self._rooms.enter(session, hello.room, hello.data)
+        self._answer(session, hello.id, refusal or m.Ok(id=0, room=hello.room))
 
     def _closed(self, event: inputs.Closed) -> None:
         session = self.sessions.pop(event.connection, None)
         if session is None:
             return
-        self._leave(session, event.reason)
+        self._rooms.leave(session, event.reason)
         self._ice_agenda.set(event.connection, None)
 
     def _received(self, event: inputs.Received, now: float) -> None:
@@ -186,7 +187,7 @@ class Switchboard:
         return m.Ok(id=0)
 
     def _bye(self, session: Session, message: m.Bye, now: float) -> Reply:
-        self._leave(session, "left")
+        self._rooms.leave(session, "left")
         self._answer(session, message.id, m.Ok(id=0))
         self._effects.append(Close(session.connection, CloseCode.NORMAL, "bye"))
         return None
@@ -203,117 +204,18 @@ class Switchboard:
     # Rooms ----------------------------------------------------------------------------------
 
     def _join(self, session: Session, message: m.Join, now: float) -> Reply:
-        return self._enter(session, message.room, message.data)
+        refusal = self._rooms.enter(session, message.room, message.data)
+        return refusal or m.Ok(id=0, room=message.room)
 
-    def _enter(self, session: Session, name: str, data: Raw | UnsetType) -> Reply:
-        refusal = self._may_enter(session, name, data)
-        if refusal is not None:
-            return refusal
-        if session.room is not None and session.room.name == name:
-            return self._enter_again(session, session.room, data)
-        self._leave(session, "moved")
-        session.data = _own(data)
-        account = session.permit.account
-        room = self.rooms.get((account, name))
-        if room is None:
-            self._epoch += 1
-            room = self.rooms[account, name] = Room(account, name, self._epoch)
-        room.add(session)
-        self.tally.joins += 1
-        self._snapshot(session, room)
-        for member in room.others(session):
-            joined = m.PeerJoined(
-                peer=session.peer,
-                identity=session.permit.identity,
-                revision=room.revision,
-                polite=is_polite(member, session),
-                name=session.permit.name,
-                data=session.data,
-            )
-            self._deliver(member, joined)
-        return m.Ok(id=0, room=name)
-
-    def _enter_again(self, session: Session, room: Room, data: Raw | UnsetType) -> Reply:
-        """Joining the room one is in leaves calls alone: it refreshes data and the snapshot."""
-        if isinstance(data, Raw):
-            self._show(session, room, data)
-        self._snapshot(session, room)
-        return m.Ok(id=0, room=room.name)
-
-    def _may_enter(self, session: Session, name: str, data: Raw | UnsetType) -> Refusal | None:
-        permit, limits = session.permit, self.limits
-        if not permit.may_join(name):
-            return Refusal(ErrorCode.FORBIDDEN, "the token does not grant this room")
-        if _size(data) > limits.data_bytes:
-            return Refusal(ErrorCode.PAYLOAD_TOO_LARGE, "data is too long")
-        room = self.rooms.get((permit.account, name))
-        if room is None:
-            if len(self.rooms) >= limits.rooms_per_node:
-                return Refusal(ErrorCode.LIMIT_EXCEEDED, "too many rooms on this node")
-        elif len(room.members) >= limits.peers_per_room and session.room is not room:
-            return Refusal(ErrorCode.ROOM_FULL, f"the room holds {limits.peers_per_room} peers")
-        return None
-
-    def _snapshot(self, session: Session, room: Room) -> None:
-        peers = [
-            m.RosterEntry(
-                peer=other.peer,
-                identity=other.permit.identity,
-                polite=is_polite(session, other),
-                name=other.permit.name,
-                data=other.data,
-            )
-            for other in room.others(session)
-        ]
-        snapshot = m.RoomSnapshot(
-            room=room.name, epoch=room.epoch, revision=room.revision, peers=peers
-        )
-        self._deliver(session, snapshot)
-
-    def _leave_room(self, session: Session, message: m.Leave, now: float) -> Reply:
+    def _leave(self, session: Session, message: m.Leave, now: float) -> Reply:
         room = session.room
         if room is None or message.room not in (None, room.name):
             return Refusal(ErrorCode.WRONG_STATE, "not in that room")
-        self._leave(session, "left")
+        self._rooms.leave(session, "left")
         return m.Ok(id=0, room=room.name)
 
-    def _leave(self, session: Session, reason: str) -> None:
-        room = session.room
-        if room is None:
-            return
-        self._directed.part(session, room.members)
-        room.remove(session)
-        if not room.members:
-            del self.rooms[room.account, room.name]
-        for member in room.members.values():
-            left = m.PeerLeft(
-                peer=session.peer,
-                identity=session.permit.identity,
-                revision=room.revision,
-                reason=reason,
-            )
-            self._deliver(member, left)
-
     def _update(self, session: Session, message: m.Update, now: float) -> Reply:
-        room = session.room
-        if room is None:
-            return Refusal(ErrorCode.WRONG_STATE, "join a room first")
-        if _size(message.data) > self.limits.data_bytes:
-            return Refusal(ErrorCode.PAYLOAD_TOO_LARGE, "data is too long")
-        self._show(session, room, message.data)
-        return m.Ok(id=0)
-
-    def _show(self, session: Session, room: Room, data: Raw) -> None:
-        session.data = _own(data)
-        room.revision += 1
-        for member in room.others(session):
-            updated = m.PeerUpdated(
-                peer=session.peer,
-                identity=session.permit.identity,
-                revision=room.revision,
-                data=session.data,
-            )
-            self._deliver(member, updated)
+        return self._rooms.update(session, message.data) or m.Ok(id=0)
 
     # Messages to peers ----------------------------------------------------------------------
 
@@ -384,6 +286,8 @@ class Switchboard:
         if grant is None:
             refusal = Refusal(ErrorCode.UNAVAILABLE, "no ICE servers can be granted now")
             self._answer(session, event.request, refusal)
+            if event.request is None:
+                self._ice_agenda.set(session.connection, now + ICE_RETRY_S)
             return
         ice = m.IceServers(
             ice_servers=grant.ice_servers, ttl=grant.ttl, expires_at=grant.expires_at
@@ -402,15 +306,6 @@ class Switchboard:
     def _send(self, target: Session, message: m.Numbered | m.Reply) -> None:
         self.tally.sent[cast("str", type(message).__struct_config__.tag)] += 1
         self._effects.append(Send(target.connection, encode(message)))
-
-
-def _own(data: Raw | UnsetType) -> Raw | UnsetType:
-    """A copy that does not keep the whole received message alive."""
-    return data.copy() if isinstance(data, Raw) else UNSET
-
-
-def _size(data: Raw | UnsetType) -> int:
-    return len(bytes(data)) if isinstance(data, Raw) else 0
 
 
 def _shown(limits: Limits) -> dict[str, float]:

@@ -11,10 +11,9 @@ from collections.abc import Callable
 import msgspec
 
 from signal_server.wire.codes import ErrorCode
-from signal_server.wire.messages import ClientMessage
+from signal_server.wire.messages import ClientMessage, RequestId
 
 _decode: Callable[[str], ClientMessage] = msgspec.json.Decoder(ClientMessage).decode
-_decode_any = msgspec.json.Decoder().decode
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 
@@ -29,7 +28,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class _Head(msgspec.Struct):
-    id: str | int | None = None
+    id: RequestId | None = None
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
@@ -50,16 +49,17 @@ def decode(text: str, max_depth: int) -> ClientMessage | Refusal:
         return Refusal(ErrorCode.BAD_REQUEST, str(refusal), _id_of(text))
     except msgspec.DecodeError as refusal:
         return Refusal(ErrorCode.BAD_REQUEST, str(refusal))
+    except UnicodeEncodeError:
+        return Refusal(ErrorCode.BAD_REQUEST, "lone surrogate in the text")
     except RecursionError:
         return Refusal(ErrorCode.BAD_REQUEST, f"nested deeper than {max_depth} levels")
 
 
 def _id_of(text: str) -> str | int | None:
     try:
-        value = _decode_head(text).id
+        return _decode_head(text).id
     except (msgspec.DecodeError, RecursionError):
         return None
-    return value if isinstance(value, int) or (value and len(value) <= 64) else None
 
 
 def _depth(text: str) -> int:

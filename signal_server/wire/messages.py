@@ -24,7 +24,9 @@ RequestId = (
     | Annotated[int, Meta(ge=-(2**53) + 1, le=2**53 - 1)]
 )
 PeerId = Annotated[str, Meta(min_length=1, max_length=64)]
-RoomName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f]+$")]
+RoomName = Annotated[
+    str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f]+(?![\s\S])")
+]
 PcName = Annotated[str, Meta(min_length=1, max_length=32)]
 NegotiationNumber = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 PeerConnectionState = Literal[

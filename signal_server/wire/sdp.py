@@ -6,10 +6,16 @@ came (RFC 8866, RFC 9429).
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 MAX_SECTIONS = 256
 """m-sections read; what a browser cannot negotiate need not be remembered."""
+MAX_TOKEN_CHARS = 256
+"""Of a mid or ufrag, as in a candidate (RFC 8839 section 5.4); a longer one is not understood."""
+
+_LINES = re.compile(r"^(m=|a=ice-ufrag:|a=mid:)([^\n]*)", re.MULTILINE)
 
 
 class Outline(msgspec.Struct, frozen=True):
@@ -31,17 +37,22 @@ def outline(sdp: str) -> Outline:
     session_ufrag: str | None = None
     mids: list[str | None] = []
     ufrags: list[str | None] = []
-    for line in sdp.splitlines():
-        if line.startswith("m="):
+    for kind, value in _LINES.findall(sdp):
+        if kind == "m=":
             if len(mids) == MAX_SECTIONS:
                 break
             mids.append(None)
             ufrags.append(session_ufrag)
-        elif line.startswith("a=ice-ufrag:"):
+        elif kind == "a=ice-ufrag:":
             if mids:
-                ufrags[-1] = line[12:].strip() or None
+                ufrags[-1] = _token(value)
             else:
-                session_ufrag = line[12:].strip() or None
-        elif line.startswith("a=mid:") and mids:
-            mids[-1] = line[6:].strip()
+                session_ufrag = _token(value)
+        elif mids:
+            mids[-1] = _token(value)
     return Outline(mids=tuple(mids), ufrags=tuple(ufrags))
+
+
+def _token(text: str) -> str | None:
+    token = text.strip()
+    return token if 0 < len(token) <= MAX_TOKEN_CHARS else None

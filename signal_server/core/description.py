@@ -1,0 +1,171 @@
+"""What the descriptions of one peer vouch for: which ufrag and m-section, and since when.
+
+Between two answers several are alive: the settled one, an own offer, a provisional answer. It
+does not know candidates' fates, time or who receives them.
+"""
+
+from __future__ import annotations
+
+from signal_server.wire.candidate import CandidateInit
+from signal_server.wire.sdp import Outline
+
+_Sections = dict[str | None, int]
+"""Each mid (None: a section without one) with the negotiation that first described it."""
+_ANY = ""
+"""Stands for the ufrag of sections that name none: rejected ones, and bundled ones whose ICE
+attributes are left to another (RFC 9429 section 5.2.2)."""
+
+_REMEMBERED_SECTIONS = 256
+
+
+class Description:
+    """One description, read once."""
+
+    __slots__ = ("_sections", "_ufrag_of_mid", "mids", "names", "number", "ufrags")
+
+    def __init__(self, number: int, outline: Outline, alive: Descriptions) -> None:
+        self.number = number
+        self.mids = outline.mids
+        self.ufrags = outline.ufrags
+        self.names = frozenset(ufrag for ufrag in outline.ufrags if ufrag)
+        self._ufrag_of_mid: dict[str, str] = {}
+        self._sections: dict[str, _Sections] = {}
+        for mid, ufrag in zip(outline.mids, outline.ufrags, strict=True):
+            known = alive.first_to_name(ufrag or _ANY, mid)
+            self._sections.setdefault(ufrag or _ANY, {})[mid] = known or number
+            if mid is not None and ufrag:
+                self._ufrag_of_mid[mid] = ufrag
+
+    @property
+    def is_wild(self) -> bool:
+        """It names no ICE at all (it may be encrypted), so it vouches for everything."""
+        return not self.names
+
+    @property
+    def first_ufrag(self) -> str:
+        return next((ufrag for ufrag in self.ufrags if ufrag), "")
+
+    def ufrag_for(self, candidate: CandidateInit) -> str:
+        """The ufrag in force for the candidate's m-section; mid wins over index."""
+        mid, index = candidate.sdpMid, candidate.sdpMLineIndex
+        found = None
+        if mid is not None:
+            found = self._ufrag_of_mid.get(mid)
+        elif index is not None and index < len(self.ufrags):
+            found = self.ufrags[index]
+        return found or self.first_ufrag
+
+    def first_to_name(self, ufrag: str, mid: str | None) -> int | None:
+        return self._sections.get(ufrag, {}).get(mid)
+
+    def since(self, candidate: CandidateInit, ufrag: str) -> int | None:
+        """Negotiation that first described the candidate's m-section under this ufrag."""
+        own = self._sections.get(ufrag)
+        if own is None or ufrag == _ANY:
+            return None
+        mid, index = candidate.sdpMid, candidate.sdpMLineIndex
+        if mid is None:
+            if index is None:
+                return self._newest(candidate, own)
+            if index >= len(self.mids):
+                return None
+            mid = self.mids[index]
+        for sections in (own, self._sections.get(_ANY, {})):
+            if mid in sections:
+                return sections[mid]
+        return own.get(None)
+
+    def _newest(self, candidate: CandidateInit, own: _Sections) -> int:
+        """End-of-candidates for all m-sections waits for the last of them."""
+        if candidate.ufrag is not None:
+            return max(own.values())
+        return max(max(sections.values()) for sections in self._sections.values())
+
+
+class Descriptions:
+    """The descriptions alive: the settled one and those that wait for their answer."""
+
+    __slots__ = ("_names", "_open", "_settled", "_since")
+
+    def __init__(self) -> None:
+        self._settled: Description | None = None
+        self._open: dict[int, Description] = {}
+        # Both are derived, and asked for with every candidate.
+        self._names: frozenset[str] | None = None
+        self._since: dict[tuple[str, str | None, int | None], int | None] = {}
+
+    @property
+    def latest(self) -> Description | None:
+        return next(reversed(self._open.values()), self._settled)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every ufrag that is in use."""
+        if self._names is None:
+            self._names = frozenset().union(*(d.names for d in self._alive()))
+        return self._names
+
+    def add(self, number: int, outline: Outline) -> frozenset[str]:
+        """Take one up; a later one of the same negotiation replaces it. Returns what is history."""
+        before = self.names
+        description = Description(number, outline, self)
+        self._open.pop(number, None)
+        self._open[number] = description
+        self._changed()
+        return before - self.names
+
+    def settle(self, number: int) -> frozenset[str]:
+        """The exchange is complete, all others are void. Returns the ufrags that are history."""
+        if number not in self._open:
+            return frozenset()
+        before = self.names
+        settled = self._settled = self._open[number]
+        self._open.clear()
+        self._changed()
+        return frozenset() if settled.is_wild else before - settled.names
+
+    def roll_back(self, number: int) -> frozenset[str]:
+        """This one is void. Returns the ufrags that are history."""
+        before = self.names
+        if self._open.pop(number, None) is not None:
+            self._changed()
+        return before - self.names
+
+    def since(self, candidate: CandidateInit, ufrag: str) -> int | None:
+        """Negotiation that first described the candidate's m-section; None when none has."""
+        if not candidate.candidate:
+            return self._first(candidate, ufrag)
+        key = (ufrag, candidate.sdpMid, candidate.sdpMLineIndex)
+        if key not in self._since:
+            if len(self._since) >= _REMEMBERED_SECTIONS:
+                self._since.clear()
+            self._since[key] = self._first(candidate, ufrag)
+        return self._since[key]
+
+    def _first(self, candidate: CandidateInit, ufrag: str) -> int | None:
+        found = [
+            number
+            for description in self._alive()
+            if (number := description.since(candidate, ufrag)) is not None
+        ]
+        if found:
+            for_all = candidate.sdpMid is None and candidate.sdpMLineIndex is None
+            return max(found) if for_all else found[0]
+        latest = self.latest
+        return latest.number if latest is not None and latest.is_wild else None
+
+    def first_to_name(self, ufrag: str, mid: str | None) -> int | None:
+        """Negotiation that first put this m-section under this ufrag."""
+        for description in self._alive():
+            found = description.first_to_name(ufrag, mid)
+            if found is not None:
+                return found
+        return None
+
+    def _changed(self) -> None:
+        self._names = None
+        self._since.clear()
+
+    def _alive(self) -> list[Description]:
+        settled = [] if self._settled is None else [self._settled]
+        return [*settled, *self._open.values()]

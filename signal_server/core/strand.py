@@ -1,0 +1,51 @@
+"""What the candidate buffer remembers of one ICE session, and of each candidate that waits.
+
+Plain records; `core.candidate_buffer` keeps them true. It does not know descriptions or time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from signal_server.wire.candidate import CandidateInit
+
+_ITEM_OVERHEAD = 100
+"""Bytes charged per held item beside its text."""
+
+Section = str | int | None
+"""An m-section by mid, by index where the mid is not known; None: all of them."""
+
+
+@dataclass(slots=True)
+class Strand:
+    """All candidates of one ufrag: what RFC 8838 calls one ICE session's."""
+
+    seen: set[int] = field(default_factory=set)
+    ended: set[Section] = field(default_factory=set)
+    ended_at: int | None = None
+    """Latest negotiation when end-of-candidates came for all m-sections."""
+    held: int = 0
+    held_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Held:
+    """One that waits."""
+
+    candidate: CandidateInit
+    ufrag: str
+    size: int
+    expires_at: float
+    ends: frozenset[str]
+    """Ufrags that it ends, where it is an end-of-candidates."""
+
+
+def key_of(candidate: CandidateInit) -> int:
+    """What makes two candidates of a strand the same."""
+    return hash((candidate.sdpMid, candidate.sdpMLineIndex, candidate.candidate))
+
+
+def size_of(candidate: CandidateInit, ufrag: str) -> int:
+    """Bytes that holding it costs."""
+    text = len(candidate.candidate or "") + len(candidate.sdpMid or "") + len(ufrag)
+    return text + _ITEM_OVERHEAD

@@ -1,0 +1,182 @@
+"""Drives a real `Switchboard` in the words of the wire: JSON in, JSON out, a clock by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from signal_server.core import inputs
+from signal_server.core.effects import Close, Effect, GrantIce, Send
+from signal_server.core.switchboard import Switchboard
+from signal_server.wire.codec import Refusal, decode
+from signal_server.wire.limits import Limits
+from signal_server.wire.messages import Hello
+
+Json = dict[str, Any]
+
+
+def sdp(*sections: tuple[str | None, str | None], session_ufrag: str | None = None) -> str:
+    """A description with one m-section per (mid, ufrag)."""
+    lines = ["v=0", "o=- 1 1 IN IP4 127.0.0.1", "s=-", "t=0 0"]
+    if session_ufrag is not None:
+        lines.append(f"a=ice-ufrag:{session_ufrag}")
+    for mid, ufrag in sections:
+        lines.append("m=audio 9 UDP/TLS/RTP/SAVPF 111")
+        if ufrag is not None:
+            lines += [f"a=ice-ufrag:{ufrag}", "a=ice-pwd:0123456789012345678901"]
+        if mid is not None:
+            lines.append(f"a=mid:{mid}")
+    return "\r\n".join([*lines, ""])
+
+
+def candidate(
+    n: int, ufrag: str | None = None, mid: str | None = "0", index: int | None = None
+) -> Json:
+    """The n-th candidate, in the shape of RTCIceCandidate.toJSON()."""
+    init: Json = {"candidate": f"candidate:{n} 1 udp {n} 127.0.0.1 {n} typ host"}
+    if mid is not None:
+        init["sdpMid"] = mid
+    if index is not None:
+        init["sdpMLineIndex"] = index
+    if ufrag is not None:
+        init["usernameFragment"] = ufrag
+    return init
+
+
+class Client:
+    """One connection; what it was sent is in `inbox`."""
+
+    def __init__(self, driver: Driver, connection: int, account: str, identity: str) -> None:
+        self.driver = driver
+        self.connection = connection
+        self.account = account
+        self.identity = identity
+        self.peer = f"p{connection}"
+        self.inbox: list[Json] = []
+        self.closed: Close | None = None
+        self.is_open = True
+
+    def send(self, kind: str, **fields: Any) -> list[Json]:
+        """Say something; returns what this client is told at once."""
+        before = len(self.inbox)
+        fields = {name.rstrip("_"): value for name, value in fields.items()}
+        message = decode(json.dumps({"type": kind, **fields}), 64)
+        assert not isinstance(message, Refusal), message
+        self.driver.feed(inputs.Received(self.connection, message))
+        return self.inbox[before:]
+
+    def code(self, kind: str, **fields: Any) -> str | None:
+        """The error that saying it brings; None when there is none."""
+        errors = [m for m in self.send(kind, **fields) if m["type"] == "error"]
+        return errors[0]["code"] if errors else None
+
+    def disconnect(self, reason: str = "connection_lost") -> None:
+        self.is_open = False
+        self.driver.feed(inputs.Closed(self.connection, reason))
+
+    def take(self, *kinds: str) -> list[Json]:
+        """Remove and return what is in the inbox, of these types or all."""
+        taken = [m for m in self.inbox if not kinds or m["type"] in kinds]
+        self.inbox = [m for m in self.inbox if kinds and m["type"] not in kinds]
+        return taken
+
+    def flow(self) -> list[str]:
+        """Take descriptions and candidates as short words, in order."""
+        words: list[str] = []
+        for message in self.take():
+            if message["type"] == "candidate":
+                for init in message["candidates"]:
+                    line = init["candidate"]
+                    words.append(line.split()[0][10:] if line else f"end:{init['sdpMid'] or '*'}")
+            elif message["type"] in ("offer", "answer", "pranswer", "rollback"):
+                words.append(message["type"])
+        return words
+
+
+class Driver:
+    """A node with its clients."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.board = Switchboard("n1", "eu", Limits(**limits), 1)
+        self.now = 1000.0
+        self.clients: dict[int, Client] = {}
+        self.grants: list[GrantIce] = []
+        self._connections: Iterator[int] = itertools.count(1)
+
+    def connect(
+        self,
+        room: str | None = "r",
+        *,
+        identity: str | None = None,
+        account: str = "AC1",
+        features: list[str] | None = None,
+        rooms: str | Callable[[str], bool] = "*",
+        may_turn: bool = True,
+        ice: inputs.IceGrant | None = None,
+        **hello: Any,
+    ) -> Client:
+        connection = next(self._connections)
+        client = Client(self, connection, account, identity or f"i{connection}")
+        self.clients[connection] = client
+        text = {"type": "hello", "room": room, "features": features or [], **hello}
+        message = decode(json.dumps(text), 64)
+        assert isinstance(message, Hello), message
+        may_join = rooms if callable(rooms) else lambda name: fnmatchcase(name, str(rooms))
+        permit = inputs.Permit(
+            account=account,
+            identity=client.identity,
+            name=client.identity.upper(),
+            may_join=may_join,
+            may_turn=may_turn,
+        )
+        opened = inputs.Opened(
+            connection=connection,
+            permit=permit,
+            session=f"s{connection}",
+            peer=client.peer,
+            resume_secret="secret",
+            hello=message,
+            ice=ice,
+        )
+        self.feed(opened)
+        return client
+
+    def feed(self, event: inputs.Input) -> None:
+        self._execute(self.board.handle(event, self.now))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let deadlines fire when they are due, as the edge's timer does."""
+        until = self.now + seconds
+        while (at := self.board.next_deadline()) is not None and at <= until:
+            self.now = max(self.now, at)
+            self._execute(self.board.handle_timeout(self.now))
+            following = self.board.next_deadline()
+            assert following is None or following > self.now, "a deadline that is never met"
+        self.now = until
+
+    def _execute(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            client = self.clients[effect.connection]
+            assert client.is_open, f"{effect} for a connection that is gone"
+            match effect:
+                case Send():
+                    client.inbox.append(json.loads(effect.payload))
+                case Close():
+                    client.closed = effect
+                case GrantIce():
+                    self.grants.append(effect)
+
+    def is_empty(self) -> bool:
+        """Nothing of any session is left."""
+        board = self.board
+        return not (
+            board.sessions
+            or board.rooms
+            or board.tally.candidates_held
+            or board.tally.held_bytes
+            or len(board._end_agenda)
+            or len(board._ice_agenda)
+        )
