@@ -1,0 +1,338 @@
+/**
+ * One RTCPeerConnection to one peer of the room: perfect negotiation (W3C webrtc-pc, section 10.7),
+ * candidates that wait for their description, and ICE restarts.
+ *
+ * Offers and incoming messages pass one queue, strictly one after the other. That replaces the
+ * flags of the W3C example (makingOffer, isSettingRemoteAnswerPending) and does not rely on the
+ * platform's operations chain, which React Native lacks.
+ * @module
+ */
+
+import { Emitter } from "./emitter.js";
+import { pathOf } from "./path.js";
+import { ufragOf, ufragsOf } from "./sdp.js";
+
+/** @typedef {import("./parley.d.ts").SignalingClient} Client */
+/** @typedef {import("./parley.d.ts").PeerConnectionOptions} PeerConnectionOptions */
+
+const HELD_CANDIDATES = 200;
+const REMEMBERED_UFRAGS = 16;
+const OFFER_ATTEMPTS = 5;
+const ICE_RESTARTS = 3;
+const DISCONNECTED_GRACE_MS = 4_000;
+/** The polite side restarts ICE later, so that the two ends rarely do it at once. */
+const POLITE_EXTRA_MS = 2_000;
+
+/** @extends {Emitter<import("./parley.d.ts").PeerConnectionEvents>} */
+export class PeerConnection extends Emitter {
+  /** @type {RTCPeerConnection} */
+  rtc;
+  closed = false;
+  #client;
+  #options;
+  #queue = Promise.resolve();
+  #ignoreOffer = false;
+  /** @type {Set<string>} */
+  #ignoredUfrags = new Set();
+  /** @type {Set<string>} */
+  #appliedUfrags = new Set();
+  /** @type {RTCIceCandidateInit[]} */
+  #held = [];
+  /** @type {number | null} */
+  #offered = null;
+  #offerRefused = false;
+  #restarts = 0;
+  /** @type {any} */
+  #timer = null;
+
+  /**
+   * @param {Client} client
+   * @param {string} peer
+   * @param {PeerConnectionOptions} [options]
+   */
+  constructor(client, peer, options = {}) {
+    super();
+    this.#client = client;
+    this.#options = options;
+    this.peer = peer;
+    /** Name of the connection between the two peers. */
+    this.pc = options.pc ?? "main";
+    /** The side that yields when both offer at once; the room hands the roles out. */
+    this.polite = options.polite ?? client.peers.get(peer)?.polite ?? true;
+    const Rtc = client.options.RTCPeerConnection ?? globalThis.RTCPeerConnection;
+    this.rtc = new Rtc(options.rtcConfiguration);
+    this.#listen();
+  }
+
+  /** Make and send an offer now; usually `negotiationneeded` does it. */
+  negotiate() {
+    this.#offerRefused = false;
+    this.#serially(() => this.#offer());
+  }
+
+  /**
+   * Replace the ICE session, with fresh TURN credentials.
+   * @returns {Promise<void>}
+   */
+  async restartIce() {
+    const { rtc } = this;
+    if (this.#options.rtcConfiguration?.iceServers) {
+      try {
+        const iceServers = await this.#client.freshIceServers();
+        if (!this.closed) rtc.setConfiguration({ ...rtc.getConfiguration(), iceServers });
+      } catch (error) {
+        // The credentials at hand may still be good.
+        this.emit("error", /** @type {Error} */ (error));
+      }
+    }
+    if (this.closed) return;
+    this.#offerRefused = false;
+    rtc.restartIce();
+  }
+
+  /**
+   * Which way the media takes, once connected.
+   * @returns {Promise<import("./parley.d.ts").Path | null>}
+   */
+  async path() {
+    return this.closed ? null : pathOf(await this.rtc.getStats());
+  }
+
+  /** @param {string} [reason] */
+  close(reason = "closed") {
+    if (this.closed) return;
+    this.closed = true;
+    clearTimeout(this.#timer);
+    this.#held = [];
+    this.rtc.close();
+    this.#notify("state", { state: "closed" });
+    this.emit("closed", { reason });
+  }
+
+  /**
+   * A relayed message about this connection.
+   * @param {any} message
+   */
+  receive(message) {
+    this.#serially(() => this.#handle(message));
+  }
+
+  #listen() {
+    const { rtc } = this;
+    rtc.addEventListener("negotiationneeded", () => {
+      if (!this.#offerRefused) this.#serially(() => this.#offer());
+    });
+    rtc.addEventListener("icecandidate", ({ candidate }) => this.#gathered(candidate));
+    rtc.addEventListener("track", (event) => this.emit("track", event));
+    rtc.addEventListener("icecandidateerror", (event) => this.emit("icecandidateerror", event));
+    rtc.addEventListener("connectionstatechange", () => void this.#stateChanged());
+  }
+
+  /** @param {() => unknown} step */
+  #serially(step) {
+    this.#queue = this.#queue.then(async () => {
+      if (this.closed) return;
+      try {
+        await step();
+      } catch (error) {
+        if (!this.closed) this.emit("error", /** @type {Error} */ (error));
+      }
+    });
+  }
+
+  /**
+   * @param {string} type
+   * @param {Record<string, unknown>} fields
+   */
+  #notify(type, fields) {
+    this.#client.notify(type, { to: this.peer, pc: this.pc, ...fields });
+  }
+
+  async #offer() {
+    // Not stable: an answer is due, and `negotiationneeded` fires again after it.
+    if (this.rtc.signalingState !== "stable") return;
+    await this.rtc.setLocalDescription();
+    this.#offered = null;
+    this.#sendOffer(this.rtc.localDescription?.sdp ?? "", 1);
+  }
+
+  /**
+   * @param {string} sdp
+   * @param {number} attempt
+   */
+  #sendOffer(sdp, attempt) {
+    this.emit("description", { direction: "sent", type: "offer" });
+    const isCurrent = () =>
+      this.rtc.signalingState === "have-local-offer" && this.rtc.localDescription?.sdp === sdp;
+    this.#client.request("offer", { to: this.peer, pc: this.pc, sdp }).then(
+      (ok) => {
+        if (ok.negotiation !== undefined) this.#offered = Math.max(ok.negotiation, this.#offered ?? 0);
+      },
+      (error) => {
+        // On glare the other's offer is on its way and this one yields to it.
+        if (this.closed || error.code === "glare") return;
+        if (error.retryable && attempt < OFFER_ATTEMPTS) {
+          const again = () => !this.closed && isCurrent() && this.#sendOffer(sdp, attempt + 1);
+          setTimeout(again, error.retryAfterMs ?? 1_000 * attempt);
+          return;
+        }
+        this.emit("error", error);
+        // Nobody will answer: return to stable, without offering the same again at once.
+        this.#offerRefused = true;
+        this.#serially(() => isCurrent() && this.rtc.setLocalDescription({ type: "rollback" }));
+      },
+    );
+  }
+
+  /** @param {any} message */
+  async #handle(message) {
+    switch (message.type) {
+      case "offer":
+        return this.#onOffer(message);
+      case "answer":
+      case "pranswer":
+        return this.#onAnswer(message);
+      case "rollback":
+        if (this.rtc.signalingState === "have-remote-offer") {
+          await this.rtc.setRemoteDescription({ type: "rollback", sdp: "" });
+        }
+        return undefined;
+      case "candidate":
+        for (const candidate of message.candidates ?? []) await this.#onCandidate(candidate);
+        return undefined;
+      case "renegotiate":
+        if (message.reason === "ice_restart") return this.restartIce();
+        return this.#offer();
+      case "applied":
+        return this.emit("applied", { negotiation: message.negotiation });
+      case "state":
+        return this.emit("peerstate", { state: message.state, candidateType: message.candidate_type ?? null });
+    }
+  }
+
+  /** @param {{sdp: string, negotiation: number}} message */
+  async #onOffer({ sdp, negotiation }) {
+    const { rtc } = this;
+    this.emit("description", { direction: "received", type: "offer" });
+    this.#ignoreOffer = !this.polite && rtc.signalingState !== "stable";
+    if (this.#ignoreOffer) {
+      this.#ignoredUfrags = ufragsOf(sdp);
+      return;
+    }
+    // In have-local-offer this rolls the own offer back first (polite side).
+    await this.#setRemote({ type: "offer", sdp }, negotiation);
+    this.#offerRefused = false;
+    await this.#options.beforeAnswer?.(rtc);
+    if (this.closed) return;
+    await rtc.setLocalDescription();
+    this.emit("description", { direction: "sent", type: "answer" });
+    const answer = { to: this.peer, pc: this.pc, sdp: rtc.localDescription?.sdp, negotiation };
+    this.#client.request("answer", answer).catch((error) => {
+      // A stale answer lost the race against a newer offer, which is on its way.
+      if (!this.closed && error.code !== "stale_negotiation") this.emit("error", error);
+    });
+  }
+
+  /** @param {{type: "answer" | "pranswer", sdp: string, negotiation: number}} message */
+  async #onAnswer({ type, sdp, negotiation }) {
+    const state = this.rtc.signalingState;
+    if (state !== "have-local-offer" && state !== "have-remote-pranswer") return;
+    if (this.#offered !== null && negotiation !== this.#offered) return;
+    this.emit("description", { direction: "received", type });
+    await this.#setRemote({ type, sdp }, negotiation);
+  }
+
+  /**
+   * @param {RTCSessionDescriptionInit} description
+   * @param {number} negotiation
+   */
+  async #setRemote(description, negotiation) {
+    await this.rtc.setRemoteDescription(description);
+    this.#ignoredUfrags.clear();
+    const applied = [...this.#appliedUfrags, ...ufragsOf(description.sdp)];
+    this.#appliedUfrags = new Set(applied.slice(-REMEMBERED_UFRAGS));
+    this.#notify("applied", { negotiation });
+    for (const candidate of this.#held.splice(0)) await this.#onCandidate(candidate);
+  }
+
+  /** @param {RTCIceCandidateInit} candidate */
+  async #onCandidate(candidate) {
+    const ufrag = ufragOf(candidate);
+    const current = this.#currentUfrags();
+    if (ufrag === null ? current.size === 0 : !current.has(ufrag)) {
+      // Of an ignored offer, or of a generation that an ICE restart has replaced.
+      const isDead = ufrag !== null && (this.#ignoredUfrags.has(ufrag) || this.#appliedUfrags.has(ufrag));
+      if (!isDead && this.#held.length < HELD_CANDIDATES) this.#held.push(candidate);
+      return;
+    }
+    if (candidate.candidate) this.emit("candidate", { direction: "received", candidate: candidate.candidate });
+    try {
+      await this.rtc.addIceCandidate(candidate);
+    } catch (error) {
+      if (!this.#ignoreOffer && candidate.candidate) throw error;
+    }
+  }
+
+  /** @returns {Set<string>} what addIceCandidate accepts now */
+  #currentUfrags() {
+    const { currentRemoteDescription, pendingRemoteDescription, remoteDescription } = this.rtc;
+    const sdps = [currentRemoteDescription, pendingRemoteDescription, remoteDescription];
+    return new Set(sdps.flatMap((description) => [...ufragsOf(description?.sdp)]));
+  }
+
+  /** @param {RTCIceCandidate | null} candidate */
+  #gathered(candidate) {
+    if (this.closed) return;
+    // Some browsers name the end of each generation by "" before the final null; one is enough.
+    if (candidate && !candidate.candidate) return;
+    if (candidate) {
+      this.emit("candidate", { direction: "sent", candidate: candidate.candidate });
+      this.#notify("candidate", { candidate: initOf(candidate) });
+      return;
+    }
+    const [usernameFragment = null] = ufragsOf(this.rtc.localDescription?.sdp);
+    const end = { candidate: "", sdpMid: null, sdpMLineIndex: null, usernameFragment };
+    this.#notify("candidate", { candidate: end });
+    this.emit("gathered", {});
+  }
+
+  async #stateChanged() {
+    const state = this.rtc.connectionState;
+    clearTimeout(this.#timer);
+    this.emit("connectionstate", state);
+    if (state === "connected") this.#restarts = 0;
+    if (state === "failed") this.#recover(this.polite ? POLITE_EXTRA_MS : 0);
+    if (state === "disconnected") {
+      this.#recover(DISCONNECTED_GRACE_MS + (this.polite ? POLITE_EXTRA_MS : 0));
+    }
+    const path = state === "connected" ? await this.path().catch(() => null) : null;
+    if (this.closed || state !== this.rtc.connectionState) return;
+    this.#notify("state", { state, candidate_type: path?.localType ?? null });
+    if (path) this.emit("path", path);
+  }
+
+  /** @param {number} afterMs */
+  #recover(afterMs) {
+    if (this.#restarts >= (this.#options.iceRestarts ?? ICE_RESTARTS)) {
+      if (this.rtc.connectionState === "failed") this.emit("failed", {});
+      return;
+    }
+    this.#timer = setTimeout(() => {
+      this.#restarts++;
+      void this.restartIce();
+    }, afterMs);
+  }
+}
+
+/**
+ * @param {RTCIceCandidate} candidate
+ * @returns {RTCIceCandidateInit}
+ */
+function initOf({ candidate, sdpMid, sdpMLineIndex, usernameFragment }) {
+  return {
+    candidate,
+    sdpMid,
+    sdpMLineIndex,
+    usernameFragment: usernameFragment ?? ufragOf({ candidate }),
+  };
+}
