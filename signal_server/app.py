@@ -28,12 +28,16 @@ from starlette.routing import BaseRoute
 
 from signal_server import clock, metrics
 from signal_server.config import Settings
+from signal_server.core.effects import Announce
+from signal_server.core.guesses import Guesses
 from signal_server.core.inputs import IceGrant, Permit
-from signal_server.core.switchboard import Switchboard
-from signal_server.edge import operations, pages, server_api
-from signal_server.edge.dispatcher import Dispatcher
+from signal_server.core.switchboard import Rules, Switchboard
+from signal_server.edge import operations, pages
+from signal_server.edge.dispatcher import Bearer, Clocks, Dispatcher
 from signal_server.edge.front import listen, make_front
 from signal_server.edge.server import SocketSettings
+from signal_server.edge.server_api import ServerApi
+from signal_server.edge.webhooks import Webhooks
 from signal_server.wire.codec import Refusal
 from signal_server.wire.codes import CloseCode, ErrorCode
 from turn_broker import http as broker_http
@@ -51,6 +55,8 @@ SIGNAL_PATH = "/v1/signal"
 MAX_BODY_BYTES = 64 * 1024
 BACKLOG = 4096
 """uvicorn calls listen() on our socket again, with its own number unless told."""
+WEBHOOK_GRACE_S = 3.0
+"""How long a node that ends waits for its last webhooks."""
 DEV_TOKEN_TTL_S = 86_400
 
 
@@ -64,10 +70,23 @@ class Node:
         self.tokens = AccessTokens(self.accounts)
         self.broker = broker_of(settings.turn, nodes)
         self.counters = Counters()
-        switchboard = Switchboard(
-            settings.node.name, settings.node.region, settings.limits, int(clock.unix() * 1000)
+        rules = Rules(
+            limits=settings.limits,
+            rates=settings.rates,
+            calls=settings.calls,
+            addresses=settings.addresses,
         )
-        self.dispatcher = Dispatcher(switchboard, self._authenticate, self._grant, clock.monotonic)
+        epoch = int(clock.unix() * 1000)
+        switchboard = Switchboard(settings.node.name, settings.node.region, rules, epoch)
+        self.webhooks = _webhooks(settings)
+        self.dispatcher = Dispatcher(
+            switchboard,
+            self._authenticate,
+            self._grant,
+            Clocks(clock.monotonic, clock.unix),
+            self._announce,
+            Guesses(settings.guesses),
+        )
         origins = frozenset(settings.cors.origins)
         self.front = make_front(
             {SIGNAL_PATH: self.dispatcher},
@@ -78,7 +97,12 @@ class Node:
             ),
         )
         self.sockets = self.front.sockets
+        self.on_drain: Callable[[], None] = _ignore
+        """What `POST /v1/drain` does; set by whoever runs the node."""
         self.app = self._web(is_dev)
+
+    def _drain_asked(self) -> None:
+        self.on_drain()
 
     @property
     def account(self) -> Account:
@@ -94,17 +118,25 @@ class Node:
             self.account, key.sid, identity, room=room, ttl_s=ttl_s, now=clock.unix()
         )
 
-    def _authenticate(self, token: str) -> Permit | Refusal:
-        claims = self.tokens.verify(token, clock.unix())
+    def _announce(self, fact: Announce) -> None:
+        if self.webhooks is not None:
+            self.webhooks.publish(fact.kind, account=fact.account, room=fact.room, data=fact.data)
+
+    def _authenticate(self, token: str) -> Bearer | Refusal:
+        now = clock.unix()
+        claims = self.tokens.verify(token, now)
         if isinstance(claims, TokenRefusal):
             return Refusal(ErrorCode(claims.code), claims.message)
-        return Permit(
+        permit = Permit(
             account=claims.account_sid,
             identity=claims.identity,
             name=claims.name,
             may_join=claims.may_join,
             may_turn=claims.grants.turn,
+            may_call=claims.grants.call,
+            relay_only=claims.grants.relay_only,
         )
+        return Bearer(permit, max(0.0, claims.expires_at - now))
 
     def _grant(
         self, account: str, identity: str, ttl: int | None, region: str | None
@@ -142,8 +174,8 @@ class Node:
         ]
         admin_token = self.settings.server.admin_token
         if admin_token:
-            switchboard = self.dispatcher.switchboard
-            routes += server_api.routes(switchboard, admin_token, self.account.sid)
+            api = ServerApi(self.dispatcher, admin_token, self.account.sid, self._drain_asked)
+            routes += api.routes()
         if is_dev:
             routes.append(operations.dev_token_route(self.issue_token))
         cors = Middleware(
@@ -159,6 +191,21 @@ class Node:
             exception_handlers={HTTPException: framework_problem, ClientDisconnect: _nobody},
             max_body_size=MAX_BODY_BYTES,
         )
+
+
+def _ignore() -> None:
+    """Nobody runs this node yet."""
+
+
+def _webhooks(settings: Settings) -> Webhooks | None:
+    """None without endpoints: the HTTP client costs 10 MB."""
+    endpoints = settings.webhooks.endpoints
+    if not endpoints:
+        return None
+    from signal_server.edge.webhook_post import WebhookPost
+
+    post = WebhookPost(endpoints, timeout_s=settings.webhooks.timeout_s)
+    return Webhooks(settings.webhooks, post)
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
@@ -195,6 +242,7 @@ class Running:
         self._listener = listener
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        node.on_drain = self.stop
         config = uvicorn.Config(
             node.app,
             http=node.front,
@@ -227,6 +275,8 @@ class Running:
             self._server.force_exit = True
             await serving
             self._node.dispatcher.stop()
+            if self._node.webhooks is not None:
+                await self._node.webhooks.close(WEBHOOK_GRACE_S)
 
     def stop(self, at_once: bool = False) -> None:
         """Begin to drain; at once, or the second time, do not wait for peers."""

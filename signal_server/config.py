@@ -15,7 +15,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from signal_server.core.call import CallLimits
+from signal_server.core.guesses import GuessLimits
+from signal_server.core.switchboard import AddressRules
+from signal_server.edge.webhook_queue import WebhookSettings, flaw_of
 from signal_server.wire.limits import Limits
+from signal_server.wire.rates import RateLimits
 from turn_broker.config import (
     AccountSettings,
     SettingsError,
@@ -81,6 +86,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     turn: TurnSettings = TurnSettings()
     accounts: list[AccountSettings] = []
     limits: Limits = Limits()
+    rates: RateLimits = RateLimits()
+    calls: CallLimits = CallLimits()
+    guesses: GuessLimits = GuessLimits()
+    addresses: AddressRules = AddressRules()
+    webhooks: WebhookSettings = WebhookSettings()
 
 
 _OWN_SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -89,6 +99,9 @@ _OWN_SECTIONS: dict[str, type[msgspec.Struct]] = {
     "cors": CorsSettings,
     "log": LogSettings,
     "limits": Limits,
+    "calls": CallLimits,
+    "guesses": GuessLimits,
+    "addresses": AddressRules,
 }
 
 
@@ -119,8 +132,14 @@ def check(settings: Settings) -> None:
     if settings.server.admin_token:
         check_secret("server.admin_token", settings.server.admin_token)
     for field in msgspec.structs.fields(Limits):
-        if getattr(settings.limits, field.name) <= 0:
+        if field.name != "resume_window_s" and getattr(settings.limits, field.name) <= 0:
             raise SettingsError(f"limits.{field.name}", "must be greater than zero")
+    for place, endpoint in enumerate(settings.webhooks.endpoints):
+        flaw = flaw_of(endpoint)
+        if flaw is not None:
+            raise SettingsError(f"webhooks.endpoints[{place}]", flaw)
+    if settings.rates.session.candidate.burst < settings.limits.candidates_per_message:
+        raise SettingsError("rates.session.candidate.burst", "below limits.candidates_per_message")
     for origin in settings.cors.origins:
         if origin != "*" and "://" not in origin:
             raise SettingsError("cors.origins", f"{origin} has no scheme")

@@ -17,6 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from signal_server.core.rate_limit import RateClass
 from signal_server.edge.dispatcher import Dispatcher
 from signal_server.edge.server import SocketServer
 
@@ -41,7 +42,8 @@ class SignalingCollector(Collector):
         tally = switchboard.tally
         levels = {
             "connections": ("Open WebSocket connections.", len(self._sockets.sockets)),
-            "sessions": ("Sessions that have said hello.", len(switchboard.sessions)),
+            "sessions": ("Sessions that have said hello.", len(switchboard.sessions.by_id)),
+            "calls": ("Calls that are not over.", len(switchboard.calls)),
             "rooms": ("Rooms with at least one peer.", len(switchboard.rooms)),
             "candidates_buffered": ("Candidates held back.", tally.candidates_held),
             "candidate_buffer_bytes": ("Size of the held candidates.", tally.held_bytes),
@@ -68,6 +70,10 @@ class SignalingCollector(Collector):
         )
         candidates = {"at_once": tally.candidates_passed, "after_hold": tally.candidates_released}
         yield _labelled("signaling_candidates_relayed", "Candidates relayed.", "how", candidates)
+        yield _labelled("signaling_resumes", "Resumes by outcome.", "outcome", tally.resumes)
+        rates = self._dispatcher.switchboard.rates.refused
+        refused = {kind.name.lower(): rates[kind] for kind in RateClass}
+        yield _labelled("signaling_rate_limited", "Messages refused as too fast.", "class", refused)
         yield CounterMetricFamily("signaling_joins", "Rooms joined.", value=tally.joins)
         yield CounterMetricFamily("signaling_glare", "Colliding offers.", value=tally.glare)
         yield CounterMetricFamily(

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from signal_server.wire.rates import unhurried
+
 _ROOT = Path(__file__).resolve().parent.parent
 _READY_S = 30.0
 _EXIT_S = 10.0
@@ -148,3 +152,13 @@ def resident_bytes(pid: int) -> int:
     """Resident set size of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def rates_toml() -> str:
+    """`[rates]` that nobody reaches, for parley.toml."""
+    lines = []
+    for scope, classes in msgspec.to_builtins(unhurried()).items():
+        if isinstance(classes, dict):
+            lines.append(f"[rates.{scope}]")
+            lines += [f"{name} = {{ per_s = 1e6, burst = 1e6 }}" for name in classes]
+    return "\n".join(lines)

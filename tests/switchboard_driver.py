@@ -9,11 +9,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from signal_server.core import inputs
-from signal_server.core.effects import Close, Effect, GrantIce, Send
-from signal_server.core.switchboard import Switchboard
+from signal_server.core.effects import Announce, Close, Effect, GrantIce, Send
+from signal_server.core.switchboard import Rules, Switchboard
 from signal_server.wire.codec import Refusal, decode
 from signal_server.wire.limits import Limits
-from signal_server.wire.messages import Hello
+from signal_server.wire.messages import Hello, Resume
+from signal_server.wire.rates import unhurried
 
 Json = dict[str, Any]
 
@@ -55,9 +56,18 @@ class Client:
         self.account = account
         self.identity = identity
         self.peer = f"p{connection}"
+        self.session = f"s{connection}"
         self.inbox: list[Json] = []
         self.closed: Close | None = None
         self.is_open = True
+        self.permit = inputs.Permit(account=account, identity=identity, may_join=lambda _: True)
+        self.token_life_s = 1e6
+
+    def admission(self, secret: str = "secret") -> inputs.Admission:
+        """What the edge makes of this client's token."""
+        return inputs.Admission(
+            permit=self.permit, token_life_s=self.token_life_s, resume_secret=secret
+        )
 
     def send(self, kind: str, **fields: Any) -> list[Json]:
         """Say something; returns what this client is told at once."""
@@ -65,7 +75,8 @@ class Client:
         fields = {name.rstrip("_"): value for name, value in fields.items()}
         message = decode(json.dumps({"type": kind, **fields}), 64)
         assert not isinstance(message, Refusal), message
-        self.driver.feed(inputs.Received(self.connection, message))
+        fresh_id = str(next(self.driver.fresh_ids))
+        self.driver.feed(inputs.Received(self.connection, message, fresh_id))
         return self.inbox[before:]
 
     def code(self, kind: str, **fields: Any) -> str | None:
@@ -100,10 +111,14 @@ class Driver:
     """A node with its clients."""
 
     def __init__(self, **limits: Any) -> None:
-        self.board = Switchboard("n1", "eu", Limits(**limits), 1)
+        bounds = {"resume_window_s": 0, **limits}
+        rules = Rules(limits=Limits(**bounds), rates=unhurried())
+        self.board = Switchboard("n1", "eu", rules, 1)
         self.now = 1000.0
         self.clients: dict[int, Client] = {}
         self.grants: list[GrantIce] = []
+        self.facts: list[Announce] = []
+        self.fresh_ids: Iterator[int] = itertools.count(1)
         self._connections: Iterator[int] = itertools.count(1)
 
     def connect(
@@ -115,6 +130,8 @@ class Driver:
         features: list[str] | None = None,
         rooms: str | Callable[[str], bool] = "*",
         may_turn: bool = True,
+        may_call: bool = True,
+        token_life_s: float = 1e6,
         ice: inputs.IceGrant | None = None,
         **hello: Any,
     ) -> Client:
@@ -125,58 +142,82 @@ class Driver:
         message = decode(json.dumps(text), 64)
         assert isinstance(message, Hello), message
         may_join = rooms if callable(rooms) else lambda name: fnmatchcase(name, str(rooms))
-        permit = inputs.Permit(
+        client.permit = inputs.Permit(
             account=account,
             identity=client.identity,
             name=client.identity.upper(),
             may_join=may_join,
             may_turn=may_turn,
+            may_call=may_call,
         )
+        client.token_life_s = token_life_s
         opened = inputs.Opened(
             connection=connection,
-            permit=permit,
+            admission=client.admission(),
             session=f"s{connection}",
             peer=client.peer,
-            resume_secret="secret",
             hello=message,
             ice=ice,
         )
         self.feed(opened)
         return client
 
+    def resume(
+        self, client: Client, last_seq: int, *, secret: str = "secret", new_secret: str = "next"
+    ) -> Client:
+        """Take up the client's session on a new connection; the new one has an inbox of its own."""
+        connection = next(self._connections)
+        back = Client(self, connection, client.account, client.identity)
+        back.peer, back.permit, back.session = client.peer, client.permit, client.session
+        self.clients[connection] = back
+        resumed = inputs.Resumed(
+            connection=connection,
+            admission=back.admission(new_secret),
+            resume=Resume(client.session, secret, last_seq),
+        )
+        self.feed(resumed)
+        return back
+
     def feed(self, event: inputs.Input) -> None:
-        self._execute(self.board.handle(event, self.now))
+        self._execute(self.board.handle(event, self.now, int(self.now * 1000)))
 
     def pass_time(self, seconds: float) -> None:
         """Let deadlines fire when they are due, as the edge's timer does."""
         until = self.now + seconds
         while (at := self.board.next_deadline()) is not None and at <= until:
             self.now = max(self.now, at)
-            self._execute(self.board.handle_timeout(self.now))
+            self._execute(self.board.handle_timeout(self.now, int(self.now * 1000)))
             following = self.board.next_deadline()
             assert following is None or following > self.now, "a deadline that is never met"
         self.now = until
 
     def _execute(self, effects: list[Effect]) -> None:
         for effect in effects:
-            client = self.clients[effect.connection]
-            assert client.is_open, f"{effect} for a connection that is gone"
             match effect:
                 case Send():
-                    client.inbox.append(json.loads(effect.payload))
+                    self._open(effect).inbox.append(json.loads(effect.payload))
                 case Close():
-                    client.closed = effect
+                    self._open(effect).closed = effect
                 case GrantIce():
                     self.grants.append(effect)
+                case Announce():
+                    self.facts.append(effect)
+
+    def _open(self, effect: Send | Close) -> Client:
+        client = self.clients[effect.connection]
+        assert client.is_open, f"{effect} for a connection that is gone"
+        return client
 
     def is_empty(self) -> bool:
         """Nothing of any session is left."""
         board = self.board
         return not (
-            board.sessions
+            board.sessions.by_id
+            or board.sessions.by_connection
+            or len(board.calls)
             or board.rooms
             or board.tally.candidates_held
             or board.tally.held_bytes
             or len(board._end_agenda)
-            or len(board._ice_agenda)
+            or len(board.sessions.agenda)
         )

@@ -19,6 +19,9 @@ from signal_server import app, clock, logs
 from signal_server.cli import keys as key_material
 from signal_server.cli.run import run
 from signal_server.config import CorsSettings, NodeSettings, ServerSettings, Settings
+from signal_server.core.guesses import GuessLimits
+from signal_server.wire.limits import Limits
+from signal_server.wire.rates import RateLimits, unhurried
 from turn_broker.broker import TurnNode
 from turn_broker.config import AccountSettings, ApiKeySettings, SettingsError, TurnSettings
 from turn_broker.ice_servers import parse_turn_uri
@@ -44,6 +47,14 @@ _PORTS_TRIED = 50
     type=click.IntRange(1, 3600),
     help="Shortest credential life that may be asked for, in seconds.",
 )
+@click.option(
+    "--resume-window",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 3600),
+    help="Seconds that a session waits for its client to come back.",
+)
+@click.option("--no-rate-limits", is_flag=True, help="For load tests.")
 @click.option("--region", default="local", show_default=True)
 @click.option("--node", "node_name", default="dev", show_default=True)
 @click.option(
@@ -63,6 +74,8 @@ def dev(  # noqa: PLR0913 - one parameter per option
     turn_urls: tuple[str, ...],
     turn_secret: str | None,
     turn_min_ttl: int,
+    resume_window: float,
+    no_rate_limits: bool,
     region: str,
     node_name: str,
     state: Path,
@@ -82,6 +95,12 @@ def dev(  # noqa: PLR0913 - one parameter per option
             secret=turn_secret or keys.turn_secret,
             min_ttl_s=turn_min_ttl,
             default_ttl_s=CREDENTIAL_TTL_S,
+        ),
+        limits=Limits(resume_window_s=resume_window),
+        rates=unhurried() if no_rate_limits else RateLimits(),
+        # Everybody here comes from one address: one wrong script must not lock the others out.
+        guesses=GuessLimits(
+            failures=1000, longest_delay_s=1, first_delay_s=0 if no_rate_limits else 0.1
         ),
         accounts=[
             AccountSettings(

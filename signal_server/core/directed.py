@@ -16,14 +16,15 @@ from signal_server.core.negotiation import Negotiation
 from signal_server.core.room import Session
 from signal_server.core.tally import Tally
 from signal_server.wire import messages as m
+from signal_server.wire.base import Numbered
 from signal_server.wire.candidate import END_OF_CANDIDATES, CandidateInit
 from signal_server.wire.codec import Refusal
 from signal_server.wire.codes import ErrorCode
 from signal_server.wire.limits import Limits
 from signal_server.wire.sdp import outline
 
-EndKey = tuple[int, str, str]
-"""Connection of the owning session, the other peer, pc."""
+EndKey = tuple[str, str, str]
+"""The owning peer, the other peer, pc."""
 Outcome = int | Refusal
 
 _WHY = {
@@ -43,7 +44,7 @@ class Directed:
         limits: Limits,
         tally: Tally,
         agenda: Deadlines[EndKey],
-        deliver: Callable[[Session, m.Numbered], None],
+        deliver: Callable[[Session, Numbered], None],
     ) -> None:
         self._limits = limits
         self._tally = tally
@@ -53,12 +54,13 @@ class Directed:
     def offer(self, sender: Session, target: Session, message: m.Offer, now: float) -> Outcome:
         if len(message.sdp) > self._limits.sdp_bytes:
             return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "sdp is too long")
+        sdp = sender.policy.sdp(message.sdp)
         mine, theirs = self._ends(sender, target, message.pc)
-        number = mine.send_offer(message.negotiation, outline(message.sdp), now)
+        number = mine.send_offer(message.negotiation, outline(sdp), now)
         if isinstance(number, ErrorCode):
             return _refuse(number)
         self._tally.glare += theirs.receive_offer(number)
-        self._deliver(target, m.RelayedOffer(sdp=message.sdp, **_stamp(sender, message, number)))
+        self._deliver(target, m.RelayedOffer(sdp=sdp, **_stamp(sender, message, number)))
         self._flush(sender, target, message.pc, mine)
         self._flush(target, sender, message.pc, theirs)
         return number
@@ -69,13 +71,14 @@ class Directed:
         if len(message.sdp) > self._limits.sdp_bytes:
             return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "sdp is too long")
         final = isinstance(message, m.Answer)
+        sdp = sender.policy.sdp(message.sdp)
         mine, theirs = self._ends(sender, target, message.pc)
-        number = mine.send_answer(message.negotiation, outline(message.sdp), now, final=final)
+        number = mine.send_answer(message.negotiation, outline(sdp), now, final=final)
         if isinstance(number, ErrorCode):
             return _refuse(number)
         theirs.receive_answer(number, final=final)
         kind = m.RelayedAnswer if final else m.RelayedPranswer
-        self._deliver(target, kind(sdp=message.sdp, **_stamp(sender, message, number)))
+        self._deliver(target, kind(sdp=sdp, **_stamp(sender, message, number)))
         self._flush(sender, target, message.pc, mine)
         self._flush(target, sender, message.pc, theirs)
         return number
@@ -103,6 +106,9 @@ class Directed:
             return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "too many candidates in one message")
         if any(len(c.candidate or "") > self._limits.candidate_bytes for c in candidates):
             return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "a candidate is too long")
+        if sender.policy.is_active:
+            allowed = (sender.policy.candidate(candidate) for candidate in candidates)
+            candidates = [candidate for candidate in allowed if candidate is not None]
         mine, theirs = self._ends(sender, target, message.pc)
         passed: list[CandidateInit] = []
         refused: ErrorCode | None = None
@@ -169,10 +175,10 @@ class Directed:
         """The session leaves its room: forget every negotiation it has, at both ends."""
         for (peer, pc), end in leaving.ends.items():
             end.buffer.clear("peer_left")
-            self._agenda.set((leaving.connection, peer, pc), None)
+            self._agenda.set((leaving.peer, peer, pc), None)
             other = members[peer]
             other.ends.pop((leaving.peer, pc)).buffer.clear("peer_left")
-            self._agenda.set((other.connection, leaving.peer, pc), None)
+            self._agenda.set((other.peer, leaving.peer, pc), None)
         leaving.ends.clear()
 
     def _ends(self, sender: Session, target: Session, pc: str) -> tuple[Negotiation, Negotiation]:
@@ -196,7 +202,7 @@ class Directed:
         if end.buffer.held or end.buffer.is_scheduled:
             deadline = end.buffer.next_deadline()
             end.buffer.is_scheduled = deadline is not None
-            self._agenda.set((sender.connection, target.peer, pc), deadline)
+            self._agenda.set((sender.peer, target.peer, pc), deadline)
 
     def _relay_candidates(
         self, sender: Session, target: Session, pc: str, number: int, found: list[CandidateInit]

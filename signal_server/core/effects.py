@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from signal_server.wire.codes import CloseCode
@@ -12,6 +14,8 @@ class Send(Struct, frozen=True, gc=False):
 
     connection: int
     payload: bytes
+    seq: int = 0
+    """Its number in the session's log; 0 for messages outside it."""
 
 
 class Close(Struct, frozen=True):
@@ -25,7 +29,7 @@ class Close(Struct, frozen=True):
 class GrantIce(Struct, frozen=True, kw_only=True):
     """Ask the broker for ICE servers; the answer comes back as `inputs.IceGranted`."""
 
-    connection: int
+    session: str
     account: str
     identity: str
     ttl: int | None = None
@@ -33,4 +37,13 @@ class GrantIce(Struct, frozen=True, kw_only=True):
     request: str | int | None = None
 
 
-Effect = Send | Close | GrantIce
+class Announce(Struct, frozen=True, kw_only=True):
+    """A fact for webhooks: rooms, peers and calls that come and go."""
+
+    kind: str
+    account: str
+    room: str
+    data: dict[str, Any]
+
+
+Effect = Send | Close | GrantIce | Announce

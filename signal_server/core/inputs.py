@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from signal_server.wire.messages import ClientMessage, Hello
+from signal_server.wire.messages import ClientMessage, Hello, Resume
 
 
 class Permit(Struct, frozen=True, kw_only=True):
@@ -19,6 +19,14 @@ class Permit(Struct, frozen=True, kw_only=True):
     may_join: Callable[[str], bool]
     """Whether the token opens that room; pure."""
     may_turn: bool = True
+    may_call: bool = True
+    relay_only: bool = False
+    """Only relay candidates may leave this peer."""
+
+    @property
+    def who(self) -> tuple[str, str]:
+        """The identity in its account."""
+        return self.account, self.identity
 
 
 class IceGrant(Struct, frozen=True):
@@ -31,16 +39,44 @@ class IceGrant(Struct, frozen=True):
     """Unix seconds."""
 
 
+class Admission(Struct, frozen=True, kw_only=True):
+    """What the edge made for a hello that may enter: an allowed bearer and fresh randomness."""
+
+    permit: Permit
+    token_life_s: float
+    """Until the access token expires."""
+    resume_secret: str
+    address: str = ""
+    """Key of the client's address, for limits."""
+
+
 class Opened(Struct, frozen=True, kw_only=True):
     """A connection said hello with a valid token."""
 
     connection: int
-    permit: Permit
+    admission: Admission
     session: str
     peer: str
-    resume_secret: str
     hello: Hello
     ice: IceGrant | None = None
+
+
+class Resumed(Struct, frozen=True, kw_only=True):
+    """A connection asks to take up a session, with a valid token."""
+
+    connection: int
+    admission: Admission
+    resume: Resume
+    request: str | int | None = None
+
+
+class Refreshed(Struct, frozen=True, kw_only=True):
+    """A session presented a fresh token, already verified."""
+
+    connection: int
+    permit: Permit
+    token_life_s: float
+    request: str | int | None = None
 
 
 class Received(Struct, frozen=True, gc=False):
@@ -48,6 +84,8 @@ class Received(Struct, frozen=True, gc=False):
 
     connection: int
     message: ClientMessage
+    fresh_id: str = ""
+    """Random; for messages that create something."""
 
 
 class Closed(Struct, frozen=True):
@@ -55,13 +93,13 @@ class Closed(Struct, frozen=True):
 
     connection: int
     reason: str
-    """`left` for a clean close, `connection_lost` otherwise."""
+    """`left` ends the session; after anything else it waits to be resumed."""
 
 
 class IceGranted(Struct, frozen=True, kw_only=True):
     """The broker's answer to an `effects.GrantIce`; None when it cannot grant."""
 
-    connection: int
+    session: str
     request: str | int | None
     grant: IceGrant | None
 
@@ -70,8 +108,27 @@ class Draining(Struct, frozen=True, kw_only=True):
     """This node is going away."""
 
     reason: str
-    reconnect_after_ms: int
+    spread_ms: int
+    """The sessions are asked to reconnect at moments spread over this time."""
     deadline_ms: int
 
 
-Input = Opened | Received | Closed | IceGranted | Draining
+class Removed(Struct, frozen=True, kw_only=True):
+    """An operator takes a peer out of a room, or closes the room (no peer)."""
+
+    account: str
+    room: str
+    peer: str | None = None
+    ban_s: float = 0
+    """How long its identity may not come back, whatever its token says."""
+
+
+class Said(Struct, frozen=True, kw_only=True):
+    """An operator's message to everybody in a room."""
+
+    account: str
+    room: str
+    data: Raw
+
+
+Input = Opened | Resumed | Refreshed | Received | Closed | IceGranted | Draining | Removed | Said

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 
 from msgspec import UNSET, Raw, UnsetType
 
+from signal_server.core.address_policy import AddressPolicy
 from signal_server.core.inputs import Permit
 from signal_server.core.negotiation import Negotiation
+from signal_server.core.outbox import Outbox
+from signal_server.core.rate_limit import RateKeys
 
 
 @dataclass(slots=True, eq=False)
@@ -19,23 +22,29 @@ class Session:
 
     id: str
     peer: str
-    connection: int
     permit: Permit
     gated: bool
+    outbox: Outbox
+    secret_hash: bytes
+    """SHA-256 of the secret that resumes this session; a new one with every resume."""
+    connection: int | None
+    """None while it waits to be resumed."""
+    keys: RateKeys
+    """Under which names its messages are counted."""
+    policy: AddressPolicy
+    """What of its addresses may leave."""
+    token_ends: float = 0.0
+    """When its access token expires (monotonic seconds)."""
+    refusals: int = 0
+    """Messages refused in a row because they came too fast."""
     room: Room | None = None
     rank: int = 0
     """Join order in the room; of a pair, the later one is polite."""
     data: Raw | UnsetType = UNSET
-    seq: int = 0
-    """Number of the last message in this session's numbered log."""
     ends: dict[tuple[str, str], Negotiation] = field(default_factory=dict)
     """Own end of each negotiation, by (other peer, pc)."""
     replies: dict[str | int, bytes] = field(default_factory=dict)
     """Answers to the latest request ids, repeated instead of executed again."""
-
-    def next_seq(self) -> int:
-        self.seq += 1
-        return self.seq
 
 
 @dataclass(slots=True, eq=False)
@@ -54,12 +63,14 @@ class Room:
         self.joined += 1
         session.rank = self.joined
         session.room = self
+        session.keys = session.keys._replace(room=f"{self.account}/{self.name}")
         self.members[session.peer] = session
         self.revision += 1
 
     def remove(self, session: Session) -> None:
         del self.members[session.peer]
         session.room = None
+        session.keys = session.keys._replace(room=None)
         self.revision += 1
 
     def others(self, session: Session) -> list[Session]:

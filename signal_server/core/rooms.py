@@ -10,10 +10,13 @@ from collections.abc import Callable
 
 from msgspec import UNSET, Raw, UnsetType
 
+from signal_server.core.bans import Bans
 from signal_server.core.directed import Directed
+from signal_server.core.effects import Announce
 from signal_server.core.room import Room, Session, is_polite
 from signal_server.core.tally import Tally
 from signal_server.wire import messages as m
+from signal_server.wire.base import Numbered
 from signal_server.wire.codec import Refusal
 from signal_server.wire.codes import ErrorCode
 from signal_server.wire.limits import Limits
@@ -27,7 +30,8 @@ class Rooms:
         limits: Limits,
         tally: Tally,
         directed: Directed,
-        deliver: Callable[[Session, m.Numbered], None],
+        deliver: Callable[[Session, Numbered], None],
+        announce: Callable[[Announce], None],
         epoch: int,
     ) -> None:
         self.by_name: dict[tuple[str, str], Room] = {}
@@ -36,11 +40,15 @@ class Rooms:
         self._tally = tally
         self._directed = directed
         self._deliver = deliver
+        self._announce = announce
+        self._bans = Bans()
         self._epoch = epoch
 
-    def enter(self, session: Session, name: str, data: Raw | UnsetType) -> Refusal | None:
+    def enter(
+        self, session: Session, name: str, data: Raw | UnsetType, now: float
+    ) -> Refusal | None:
         """Move the session into the room and tell everybody; joining again refreshes."""
-        refusal = self._may_enter(session, name, data)
+        refusal = self._may_enter(session, name, data, now)
         if refusal is not None:
             return refusal
         if session.room is not None and session.room.name == name:
@@ -51,6 +59,12 @@ class Rooms:
             return None
         self.leave(session, "moved")
         session.data = data.copy() if isinstance(data, Raw) else UNSET
+        self.admit(session, name)
+        return None
+
+    def admit(self, session: Session, name: str) -> None:
+        """Move the session into the room, whatever its token says: it was asked to a call there."""
+        self.leave(session, "moved")
         room = self._room(session.permit.account, name)
         room.add(session)
         self._tally.joins += 1
@@ -65,7 +79,7 @@ class Rooms:
                 data=session.data,
             )
             self._deliver(member, joined)
-        return None
+        self._announce_peer("peer.joined", room, session, {})
 
     def leave(self, session: Session, reason: str) -> None:
         """Take the session out of its room, if it is in one."""
@@ -84,6 +98,15 @@ class Rooms:
                 reason=reason,
             )
             self._deliver(member, left)
+        self._announce_peer("peer.left", room, session, {"reason": reason})
+        if not room.members:
+            self._announce_room("room.closed", room)
+
+    def ban(self, session: Session, until: float, now: float) -> None:
+        """Keep the session's identity out of the room it is in."""
+        room = session.room
+        if room is not None:
+            self._bans.add(room.account, room.name, session.permit.identity, until, now)
 
     def update(self, session: Session, data: Raw) -> Refusal | None:
         """Replace the session's presence data."""
@@ -94,15 +117,55 @@ class Rooms:
         self._set_data(session, session.room, data)
         return None
 
+    def show_connected(self, session: Session, *, connected: bool) -> None:
+        """The session lost its connection, or has one again."""
+        room = session.room
+        if room is None:
+            return
+        room.revision += 1
+        for member in room.others(session):
+            updated = m.PeerUpdated(
+                peer=session.peer,
+                identity=session.permit.identity,
+                revision=room.revision,
+                connected=connected,
+            )
+            self._deliver(member, updated)
+
+    def state(self, session: Session) -> m.RoomState | None:
+        """The session's room as it is now."""
+        room = session.room
+        if room is None:
+            return None
+        return m.RoomState(room.name, room.epoch, room.revision, _roster(session, room))
+
     def _room(self, account: str, name: str) -> Room:
         room = self.by_name.get((account, name))
         if room is None:
             self._epoch += 1
             room = self.by_name[account, name] = Room(account, name, self._epoch)
+            self._announce_room("room.created", room)
         return room
 
-    def _may_enter(self, session: Session, name: str, data: Raw | UnsetType) -> Refusal | None:
+    def _announce_room(self, kind: str, room: Room) -> None:
+        data = {"epoch": room.epoch}
+        self._announce(Announce(kind=kind, account=room.account, room=room.name, data=data))
+
+    def _announce_peer(self, kind: str, room: Room, session: Session, more: dict[str, str]) -> None:
+        data = {
+            "peer": session.peer,
+            "identity": session.permit.identity,
+            "revision": room.revision,
+            **more,
+        }
+        self._announce(Announce(kind=kind, account=room.account, room=room.name, data=data))
+
+    def _may_enter(
+        self, session: Session, name: str, data: Raw | UnsetType, now: float
+    ) -> Refusal | None:
         permit, limits = session.permit, self._limits
+        if self._bans.holds(permit.account, name, permit.identity, now):
+            return Refusal(ErrorCode.FORBIDDEN, "banned from this room for a while")
         if not permit.may_join(name):
             return Refusal(ErrorCode.FORBIDDEN, "the token does not grant this room")
         if _size(data) > limits.data_bytes:
@@ -116,18 +179,11 @@ class Rooms:
         return None
 
     def _snapshot(self, session: Session, room: Room) -> None:
-        peers = [
-            m.RosterEntry(
-                peer=other.peer,
-                identity=other.permit.identity,
-                polite=is_polite(session, other),
-                name=other.permit.name,
-                data=other.data,
-            )
-            for other in room.others(session)
-        ]
         snapshot = m.RoomSnapshot(
-            room=room.name, epoch=room.epoch, revision=room.revision, peers=peers
+            room=room.name,
+            epoch=room.epoch,
+            revision=room.revision,
+            peers=_roster(session, room),
         )
         self._deliver(session, snapshot)
 
@@ -143,6 +199,21 @@ class Rooms:
                 data=session.data,
             )
             self._deliver(member, updated)
+
+
+def _roster(session: Session, room: Room) -> list[m.RosterEntry]:
+    """The others in the room, each with the session's own role toward it."""
+    return [
+        m.RosterEntry(
+            peer=other.peer,
+            identity=other.permit.identity,
+            polite=is_polite(session, other),
+            name=other.permit.name,
+            connected=other.connection is not None,
+            data=other.data,
+        )
+        for other in room.others(session)
+    ]
 
 
 def _size(data: Raw | UnsetType) -> int:

@@ -30,3 +30,5 @@ class Tally:
     gate_timeouts: int = 0
     glare: int = 0
     joins: int = 0
+    resumes: Counter[str] = field(default_factory=Counter)
+    """Resumes by outcome: resumed, expired, gap."""

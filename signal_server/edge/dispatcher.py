@@ -11,14 +11,19 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from msgspec import Raw
 
 from signal_server.core import inputs
-from signal_server.core.effects import Close, Effect, GrantIce, Send
+from signal_server.core.effects import Announce, Close, Effect, GrantIce, Send
+from signal_server.core.guesses import Guesses
 from signal_server.core.inputs import IceGrant, Permit
+from signal_server.core.out import tag_of
+from signal_server.core.rate_limit import RateKeys, address_key
 from signal_server.core.switchboard import Switchboard
-from signal_server.edge.socket import Socket
 from signal_server.wire import messages as m
+from signal_server.wire.call_messages import CallInvite
 from signal_server.wire.codec import Refusal, decode, encode
 from signal_server.wire.codes import CloseCode, ErrorCode
 
@@ -32,11 +37,43 @@ _CLOSE_FOR = {
     ErrorCode.UNAUTHENTICATED: CloseCode.UNAUTHENTICATED,
     ErrorCode.TOKEN_EXPIRED: CloseCode.TOKEN_EXPIRED,
     ErrorCode.DRAINING: CloseCode.GO_AWAY,
+    ErrorCode.RATE_LIMITED: CloseCode.RATE_LIMITED,
 }
+SPREAD = 0.8
+"""Part of the grace time over which a draining node's clients are asked to reconnect."""
+
+
+class Connection(Protocol):
+    """A client's way in, over whatever transport; WebSocket ids are positive, HTTP's negative."""
+
+    id: int
+    token: str | None
+    remote: str
+
+    def send(self, payload: bytes, seq: int = 0) -> None:
+        """One message; `seq` is its number in the session's log, 0 for one outside it."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Send what is queued, then close."""
+
+
+class Clocks(NamedTuple):
+    """The two clocks, in seconds."""
+
+    monotonic: Callable[[], float]
+    unix: Callable[[], float]
+
+
+class Bearer(NamedTuple):
+    """A verified access token."""
+
+    permit: Permit
+    life_s: float
+    """Until it expires."""
 
 
 class Authenticate(Protocol):
-    def __call__(self, token: str) -> Permit | Refusal: ...
+    def __call__(self, token: str) -> Bearer | Refusal: ...
 
 
 class GrantServers(Protocol):
@@ -46,14 +83,16 @@ class GrantServers(Protocol):
 
 
 class Dispatcher:
-    """One per node; a `SocketEndpoint`."""
+    """One per node; a `SocketEndpoint`, and the HTTP fallback's way in."""
 
     def __init__(
         self,
         switchboard: Switchboard,
         authenticate: Authenticate,
         grant: GrantServers,
-        monotonic: Callable[[], float],
+        clocks: Clocks,
+        announce: Callable[[Announce], None],
+        guesses: Guesses,
     ) -> None:
         self.switchboard = switchboard
         self.is_draining = False
@@ -61,8 +100,10 @@ class Dispatcher:
         self._limits = switchboard.limits
         self._authenticate = authenticate
         self._grant = grant
-        self._monotonic = monotonic
-        self._sockets: dict[int, Socket] = {}
+        self._clocks = clocks
+        self._announce = announce
+        self._guesses = guesses
+        self._connections: dict[int, Connection] = {}
         self._waiting: dict[int, asyncio.TimerHandle] = {}
         """Connections that have not said hello, with their deadline."""
         self._malformed: dict[int, int] = {}
@@ -70,44 +111,60 @@ class Dispatcher:
 
     # SocketEndpoint -------------------------------------------------------------------------
 
-    def opened(self, socket: Socket) -> None:
-        self._sockets[socket.id] = socket
+    def opened(self, connection: Connection) -> None:
+        self._connections[connection.id] = connection
         loop = asyncio.get_running_loop()
-        timeout = loop.call_later(self._limits.hello_timeout_s, self._no_hello, socket)
-        self._waiting[socket.id] = timeout
+        timeout = loop.call_later(self._limits.hello_timeout_s, self._no_hello, connection)
+        self._waiting[connection.id] = timeout
 
-    def received(self, socket: Socket, text: str) -> None:
+    def received(self, connection: Connection, text: str) -> None:
         message = decode(text, self._limits.json_depth)
         if isinstance(message, Refusal):
-            self._refuse_malformed(socket, message)
+            self._refuse_malformed(connection, message)
             return
-        self.switchboard.tally.received[_tag(message)] += 1
-        if socket.id not in self._waiting:
-            self._feed(inputs.Received(socket.id, message))
+        self.switchboard.tally.received[tag_of(type(message))] += 1
+        if connection.id not in self._waiting:
+            if isinstance(message, m.Refresh):
+                self._refresh(connection, message)
+                return
+            fresh = secrets.token_urlsafe(_ID_BYTES) if isinstance(message, CallInvite) else ""
+            self._feed(inputs.Received(connection.id, message, fresh))
         elif isinstance(message, m.Hello):
-            self._hello(socket, message)
+            self._hello(connection, message)
         else:
             refusal = Refusal(ErrorCode.UNAUTHENTICATED, "say hello first", message.id)
-            self._turn_away(socket, refusal)
+            self._turn_away(connection, refusal)
 
-    def closed(self, socket: Socket, code: int) -> None:
-        self._sockets.pop(socket.id, None)
-        self._malformed.pop(socket.id, None)
-        waiting = self._waiting.pop(socket.id, None)
+    def closed(self, connection: Connection, code: int) -> None:
+        self._connections.pop(connection.id, None)
+        self._malformed.pop(connection.id, None)
+        waiting = self._waiting.pop(connection.id, None)
         if waiting is not None:
             waiting.cancel()
             return
         clean = code in (CloseCode.NORMAL, CloseCode.GOING_AWAY)
-        self._feed(inputs.Closed(socket.id, "left" if clean else "connection_lost"))
+        self._feed(inputs.Closed(connection.id, "left" if clean else "connection_lost"))
+
+    def replay(self, connection: int, after: int) -> list[bytes] | None:
+        """Acknowledge `after`, and get the numbered messages behind it; None for a gap."""
+        return self.switchboard.replay(connection, after)
+
+    def remove(self, account: str, room: str, peer: str | None, ban_s: float) -> None:
+        """An operator takes a peer out, or closes the room."""
+        self._feed(inputs.Removed(account=account, room=room, peer=peer, ban_s=ban_s))
+
+    def say(self, account: str, room: str, data: Raw) -> None:
+        """A message from the operator to everybody in the room."""
+        self._feed(inputs.Said(account=account, room=room, data=data))
 
     # Going away -----------------------------------------------------------------------------
 
     def drain(self, reason: str, grace_s: float) -> None:
-        """Refuse new sessions and ask the present ones to go elsewhere."""
+        """Refuse new sessions and ask the present ones to go elsewhere, one after another."""
         self.is_draining = True
         grace_ms = int(grace_s * 1000)
         self._feed(
-            inputs.Draining(reason=reason, reconnect_after_ms=grace_ms // 2, deadline_ms=grace_ms)
+            inputs.Draining(reason=reason, spread_ms=int(grace_ms * SPREAD), deadline_ms=grace_ms)
         )
 
     def stop(self) -> None:
@@ -119,102 +176,156 @@ class Dispatcher:
 
     # Letting in -----------------------------------------------------------------------------
 
-    def _hello(self, socket: Socket, hello: m.Hello) -> None:
-        permit = self._admit(socket, hello)
-        if isinstance(permit, Refusal):
-            if permit.code is ErrorCode.RESUME_EXPIRED:
-                self._send_error(socket, permit)
-            else:
-                self._turn_away(socket, permit)
+    def _hello(self, connection: Connection, hello: m.Hello) -> None:
+        bearer = self._admit(connection, hello)
+        if isinstance(bearer, Refusal):
+            self._turn_away_later(connection, bearer)
             return
-        self._waiting.pop(socket.id).cancel()
-        socket.token = None
-        ice = None
+        address = address_key(connection.remote)
+        wait = self.switchboard.rates.admit(
+            "hello", 1, RateKeys(address=address), self._clocks.monotonic()
+        )
+        if wait is not None:
+            retry = max(1, int(wait * 1000))
+            slow = Refusal(ErrorCode.RATE_LIMITED, "too many connections", hello.id, retry)
+            self._turn_away(connection, slow)
+            return
+        admission = inputs.Admission(
+            permit=bearer.permit,
+            token_life_s=bearer.life_s,
+            resume_secret=secrets.token_urlsafe(_SECRET_BYTES),
+            address=address,
+        )
+        if hello.resume is not None:
+            resumed = inputs.Resumed(
+                connection=connection.id,
+                admission=admission,
+                resume=hello.resume,
+                request=hello.id,
+            )
+            self._feed(resumed)
+        else:
+            self._feed(self._opened(connection, hello, admission))
+        if connection.id in self.switchboard.sessions.by_connection:
+            connection.token = None
+            waiting = self._waiting.pop(connection.id, None)
+            if waiting is not None:
+                waiting.cancel()
+
+    def _opened(
+        self, connection: Connection, hello: m.Hello, admission: inputs.Admission
+    ) -> inputs.Opened:
+        permit, ice = admission.permit, None
         if permit.may_turn:
             ice = self._grant(permit.account, permit.identity, None, None)
-        opened = inputs.Opened(
-            connection=socket.id,
-            permit=permit,
+        return inputs.Opened(
+            connection=connection.id,
+            admission=admission,
             session=f"s_{secrets.token_urlsafe(_ID_BYTES)}",
             peer=f"p_{secrets.token_urlsafe(_ID_BYTES)}",
-            resume_secret=secrets.token_urlsafe(_SECRET_BYTES),
             hello=hello,
             ice=ice,
         )
-        self._feed(opened)
 
-    def _admit(self, socket: Socket, hello: m.Hello) -> Permit | Refusal:
+    def _admit(self, connection: Connection, hello: m.Hello) -> Bearer | Refusal:
         if self.is_draining:
             return Refusal(ErrorCode.DRAINING, "this node is going away", hello.id)
-        token = hello.token or socket.token
+        token = hello.token or connection.token
         if not token:
             return Refusal(ErrorCode.UNAUTHENTICATED, "hello needs a token", hello.id)
-        permit = self._authenticate(token)
-        if isinstance(permit, Refusal):
-            return Refusal(permit.code, permit.message, hello.id)
-        if hello.resume is not None:
-            message = "that session is over; say hello without resume"
-            return Refusal(ErrorCode.RESUME_EXPIRED, message, hello.id)
-        return permit
+        shut_out = self._guesses.refused(address_key(connection.remote), self._clocks.monotonic())
+        if shut_out is not None:
+            retry = int(shut_out * 1000)
+            return Refusal(ErrorCode.RATE_LIMITED, "too many wrong tokens", hello.id, retry)
+        bearer = self._authenticate(token)
+        if isinstance(bearer, Refusal):
+            return Refusal(bearer.code, bearer.message, hello.id)
+        return bearer
 
-    def _no_hello(self, socket: Socket) -> None:
-        self._turn_away(socket, Refusal(ErrorCode.UNAUTHENTICATED, "no hello in time"))
+    def _refresh(self, connection: Connection, message: m.Refresh) -> None:
+        bearer = self._authenticate(message.token)
+        if isinstance(bearer, Refusal):
+            self._send_error(connection, Refusal(bearer.code, bearer.message, message.id))
+            return
+        refreshed = inputs.Refreshed(
+            connection=connection.id,
+            permit=bearer.permit,
+            token_life_s=bearer.life_s,
+            request=message.id,
+        )
+        self._feed(refreshed)
 
-    def _turn_away(self, socket: Socket, refusal: Refusal) -> None:
-        self._send_error(socket, refusal)
-        socket.close(_CLOSE_FOR.get(refusal.code, CloseCode.PROTOCOL_ERROR), refusal.code.value)
+    def _turn_away_later(self, connection: Connection, refusal: Refusal) -> None:
+        """A wrong token is answered the later, the more of them came from that address."""
+        if refusal.code is not ErrorCode.UNAUTHENTICATED:
+            self._turn_away(connection, refusal)
+            return
+        delay = self._guesses.failed(address_key(connection.remote), self._clocks.monotonic())
+        loop = asyncio.get_running_loop()
+        self._waiting[connection.id].cancel()
+        self._waiting[connection.id] = loop.call_later(delay, self._turn_away, connection, refusal)
 
-    def _refuse_malformed(self, socket: Socket, refusal: Refusal) -> None:
-        self._send_error(socket, refusal)
-        count = self._malformed[socket.id] = self._malformed.get(socket.id, 0) + 1
+    def _no_hello(self, connection: Connection) -> None:
+        self._turn_away(connection, Refusal(ErrorCode.UNAUTHENTICATED, "no hello in time"))
+
+    def _turn_away(self, connection: Connection, refusal: Refusal) -> None:
+        self._send_error(connection, refusal)
+        connection.close(_CLOSE_FOR.get(refusal.code, CloseCode.PROTOCOL_ERROR), refusal.code.value)
+
+    def _refuse_malformed(self, connection: Connection, refusal: Refusal) -> None:
+        self._send_error(connection, refusal)
+        count = self._malformed[connection.id] = self._malformed.get(connection.id, 0) + 1
         if count >= MALFORMED_LIMIT:
-            socket.close(CloseCode.PROTOCOL_ERROR, "too many malformed messages")
+            connection.close(CloseCode.PROTOCOL_ERROR, "too many malformed messages")
 
-    def _send_error(self, socket: Socket, refusal: Refusal) -> None:
+    def _send_error(self, connection: Connection, refusal: Refusal) -> None:
         self.switchboard.tally.refused[refusal.code.value] += 1
         error = m.Error(
             code=refusal.code.value,
             message=refusal.message,
             retryable=refusal.code.retryable,
             id=refusal.id,
+            retry_after_ms=refusal.retry_after_ms,
         )
-        socket.send(encode(error))
+        connection.send(encode(error))
 
     # Inputs and effects ---------------------------------------------------------------------
 
     def _feed(self, event: inputs.Input) -> None:
-        now = self._monotonic()
-        self._execute(self.switchboard.handle(event, now))
+        now = self._clocks.monotonic()
+        self._execute(self.switchboard.handle(event, now, int(self._clocks.unix() * 1000)))
         self._arm(now)
 
     def _execute(self, effects: list[Effect]) -> None:
-        sockets = self._sockets
+        connections = self._connections
         for effect in effects:
-            socket = sockets.get(effect.connection)
-            if socket is None:
-                continue
             match effect:
                 case Send():
-                    socket.send(effect.payload)
+                    connection = connections.get(effect.connection)
+                    if connection is not None:
+                        connection.send(effect.payload, effect.seq)
                 case Close():
-                    socket.close(effect.code, effect.reason)
+                    connection = connections.get(effect.connection)
+                    if connection is not None:
+                        connection.close(effect.code, effect.reason)
                 case GrantIce():
                     self._grant_ice(effect)
+                case Announce():
+                    self._announce(effect)
 
     def _grant_ice(self, effect: GrantIce) -> None:
         grant = self._grant(effect.account, effect.identity, effect.ttl, effect.region)
-        granted = inputs.IceGranted(
-            connection=effect.connection, request=effect.request, grant=grant
-        )
+        granted = inputs.IceGranted(session=effect.session, request=effect.request, grant=grant)
         self._feed(granted)
 
     def _arm(self, now: float) -> None:
+        """Wake up for the switchboard's next deadline."""
         deadline = self.switchboard.next_deadline()
-        timer = self._timer
         if deadline is None:
             return
         loop = asyncio.get_running_loop()
         at = loop.time() + max(0.0, deadline - now)
+        timer = self._timer
         if timer is not None:
             if timer.when() <= at + 0.001:
                 return
@@ -223,15 +334,11 @@ class Dispatcher:
 
     def _due(self) -> None:
         self._timer = None
-        now = self._monotonic()
+        now = self._clocks.monotonic()
         try:
-            self._execute(self.switchboard.handle_timeout(now))
+            unix_ms = int(self._clocks.unix() * 1000)
+            self._execute(self.switchboard.handle_timeout(now, unix_ms))
         except Exception:
             self.internal_errors += 1
             log.exception("a deadline failed")
         self._arm(now)
-
-
-def _tag(message: m.ClientMessage) -> str:
-    tag = type(message).__struct_config__.tag
-    return tag if isinstance(tag, str) else ""

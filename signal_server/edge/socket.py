@@ -132,7 +132,7 @@ class Socket(asyncio.Protocol):
             return 0
         return self._queued + self._transport.get_write_buffer_size()
 
-    def send(self, payload: bytes) -> None:
+    def send(self, payload: bytes, seq: int = 0) -> None:
         """Write one text frame, together with everything else of this loop tick."""
         if self._state == _OPEN:
             self._put(TEXT, payload)

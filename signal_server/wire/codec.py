@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from signal_server.wire.base import RequestId
 from signal_server.wire.codes import ErrorCode
-from signal_server.wire.messages import ClientMessage, RequestId
+from signal_server.wire.messages import ClientMessage
 
 _decode: Callable[[str], ClientMessage] = msgspec.json.Decoder(ClientMessage).decode
 _encoder = msgspec.json.Encoder()

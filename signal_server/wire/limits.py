@@ -32,6 +32,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     peers_per_room: int = 64
     rooms_per_node: int = 100_000
     peer_connections_per_pair: int = 4
+    resume_window_s: float = 60.0
+    """How long a session waits for its client after the connection is lost; 0: not at all."""
+    outbox_messages: int = 1000
+    """Of one session, unacknowledged and kept for a resume."""
+    outbox_bytes: int = 512 * 1024
     outbound_bytes: int = 1024 * 1024
     """Unsent bytes of one connection before it is a slow consumer."""
     remembered_requests: int = 256

@@ -11,6 +11,19 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from signal_server.wire.base import (
+    Numbered,
+    PeerId,
+    Reply,
+    Request,
+    RoomName,
+    SequenceNumber,
+)
+from signal_server.wire.call_messages import (
+    CALL_SERVER_MESSAGES,
+    CallClientMessage,
+    CallSnapshot,
+)
 from signal_server.wire.candidate import CandidateInit
 
 PROTOCOL = "parley.v1.json"
@@ -19,14 +32,6 @@ TOKEN_PROTOCOL_PREFIX = "parley.token."  # noqa: S105
 """A subprotocol with this prefix carries the access token instead of naming a protocol."""
 DEFAULT_PC = "main"
 
-RequestId = (
-    Annotated[str, Meta(min_length=1, max_length=64)]
-    | Annotated[int, Meta(ge=-(2**53) + 1, le=2**53 - 1)]
-)
-PeerId = Annotated[str, Meta(min_length=1, max_length=64)]
-RoomName = Annotated[
-    str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f]+(?![\s\S])")
-]
 PcName = Annotated[str, Meta(min_length=1, max_length=32)]
 NegotiationNumber = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 PeerConnectionState = Literal[
@@ -35,17 +40,13 @@ PeerConnectionState = Literal[
 CandidateType = Literal["host", "srflx", "prflx", "relay"]
 
 
-class Request(Struct, tag_field="type", kw_only=True, gc=False):
-    """What every client message may carry."""
-
-    id: RequestId | None = None
-    """Chosen by the client, unique in its session; asks for `ok` or `error`."""
-
-
 class Resume(Struct, gc=False):
-    session: str
-    secret: str
-    last_seq: int = 0
+    """The session to take up again."""
+
+    session: Annotated[str, Meta(max_length=64)]
+    secret: Annotated[str, Meta(max_length=128)]
+    last_seq: SequenceNumber = 0
+    """Highest number up to which the client has everything."""
 
 
 class Hello(Request, tag="hello", kw_only=True):
@@ -54,7 +55,7 @@ class Hello(Request, tag="hello", kw_only=True):
     room: RoomName | None = None
     data: Raw | UnsetType = UNSET
     resume: Resume | None = None
-    features: Annotated[list[str], Meta(max_length=16)] = []
+    features: Annotated[list[str], Meta(max_length=16)] = msgspec.field(default_factory=list)
 
 
 class Join(Request, tag="join", kw_only=True):
@@ -135,6 +136,18 @@ class Ping(Request, tag="ping", kw_only=True):
     t: float | int | None = None
 
 
+class Ack(Request, tag="ack", kw_only=True):
+    """Everything up to `seq` has arrived; may ride on any message as `ack` instead."""
+
+    seq: SequenceNumber
+
+
+class Refresh(Request, tag="refresh", kw_only=True):
+    """A fresh access token for the same identity."""
+
+    token: str
+
+
 class Bye(Request, tag="bye", kw_only=True):
     pass
 
@@ -155,15 +168,34 @@ ClientMessage = (
     | Update
     | IceServersRequest
     | Ping
+    | Ack
+    | Refresh
     | Bye
+    | CallClientMessage
 )
 
 CLIENT_MESSAGES: tuple[type[Struct], ...] = ClientMessage.__args__
 """Every client message type, for documentation and tests."""
 
 
-class Reply(Struct, tag_field="type", kw_only=True, omit_defaults=True, gc=False):
-    """Server messages outside the session's numbering."""
+class RosterEntry(Struct, omit_defaults=True, kw_only=True, gc=False):
+    peer: str
+    identity: str
+    polite: bool
+    """The receiver's own role toward this peer (webrtc-pc, perfect negotiation)."""
+    name: str | None = None
+    connected: bool = True
+    """False while its connection is lost and its session may still be resumed."""
+    data: Raw | UnsetType = UNSET
+
+
+class RoomState(Struct):
+    """A room as it is, outside the numbered log."""
+
+    room: str
+    epoch: int
+    revision: int
+    peers: list[RosterEntry]
 
 
 class WelcomeResume(Struct):
@@ -180,10 +212,30 @@ class Welcome(Reply, tag="welcome", kw_only=True):
     node: str
     region: str
     ping_interval_s: float
-    limits: dict[str, float]
+    limits: dict[str, Any]
     ice_servers: list[dict[str, Any]] | None = None
     ice_expires_at: int | None = None
     """Unix seconds."""
+
+
+class Resumed(Reply, tag="resumed", kw_only=True):
+    """The session goes on; what it missed follows with its old numbers."""
+
+    session: str
+    peer: str
+    identity: str
+    resume: WelcomeResume
+    from_seq: int
+    """Number of the first message that follows."""
+    replayed: int
+    """How many of them were sent before."""
+    node: str
+    region: str
+    ping_interval_s: float
+    limits: dict[str, Any]
+    room: RoomState | None = None
+    """The room as it is now: nobody else is in it."""
+    calls: list[CallSnapshot] = msgspec.field(default_factory=list)
 
 
 class Ok(Reply, tag="ok", kw_only=True):
@@ -191,6 +243,8 @@ class Ok(Reply, tag="ok", kw_only=True):
     negotiation: int | None = None
     """The number the server gave the offer this answers."""
     room: str | None = None
+    call: str | None = None
+    """The id of the call that was invited to."""
 
 
 class Error(Reply, tag="error", kw_only=True):
@@ -205,21 +259,6 @@ class Pong(Reply, tag="pong", kw_only=True):
     t: float | int | None = None
 
 
-class Numbered(Struct, tag_field="type", kw_only=True, omit_defaults=True, gc=False):
-    """Server messages of a session's numbered log: `seq` starts at 1 and has no holes."""
-
-    seq: int = 0
-
-
-class RosterEntry(Struct, omit_defaults=True, kw_only=True, gc=False):
-    peer: str
-    identity: str
-    polite: bool
-    """The receiver's own role toward this peer (webrtc-pc, perfect negotiation)."""
-    name: str | None = None
-    data: Raw | UnsetType = UNSET
-
-
 class RoomSnapshot(Numbered, tag="room", kw_only=True):
     room: str
     epoch: int
@@ -227,6 +266,12 @@ class RoomSnapshot(Numbered, tag="room", kw_only=True):
     revision: int
     """Grows by one with every change of membership or presence data."""
     peers: list[RosterEntry]
+
+
+class TokenExpiring(Numbered, tag="token_expiring", kw_only=True):
+    """Send `refresh` before then, or the connection is closed with 4005."""
+
+    expires_in_s: float
 
 
 class PeerJoined(Numbered, tag="peer_joined", kw_only=True):
@@ -249,6 +294,7 @@ class PeerUpdated(Numbered, tag="peer_updated", kw_only=True):
     peer: str
     identity: str
     revision: int
+    connected: bool | None = None
     data: Raw | UnsetType = UNSET
 
 
@@ -316,8 +362,27 @@ class GoAway(Numbered, tag="go_away", kw_only=True):
 
 
 SERVER_MESSAGES: tuple[type[Struct], ...] = (
-    Welcome, Ok, Error, Pong, RoomSnapshot, PeerJoined, PeerLeft, PeerUpdated, RelayedOffer,
-    RelayedAnswer, RelayedPranswer, RelayedRollback, RelayedCandidates, RelayedApplied,
-    RelayedRenegotiate, RelayedState, RelayedMessage, IceServers, GoAway,
-)  # fmt: skip
+    Welcome,
+    Resumed,
+    Ok,
+    Error,
+    Pong,
+    RoomSnapshot,
+    PeerJoined,
+    PeerLeft,
+    PeerUpdated,
+    RelayedOffer,
+    RelayedAnswer,
+    RelayedPranswer,
+    RelayedRollback,
+    RelayedCandidates,
+    RelayedApplied,
+    RelayedRenegotiate,
+    RelayedState,
+    RelayedMessage,
+    IceServers,
+    TokenExpiring,
+    GoAway,
+    *CALL_SERVER_MESSAGES,
+)
 """Every server message type, for documentation and tests."""

@@ -650,7 +650,7 @@ class Relay(RuleBasedStateMachine):
         return [item for item in items if item.line + str(item.mid) in lines]
 
     def held_lines(self, one: Client, other: Client, pc: str) -> set[tuple[str, str | None]]:
-        session = self.driver.board.sessions[one.connection]
+        session = self.driver.board.sessions.by_connection[one.connection]
         held = session.ends[other.peer, pc].buffer._held
         return {(item.candidate.candidate or "", item.candidate.sdpMid) for item in held}
 
@@ -754,7 +754,7 @@ class Relay(RuleBasedStateMachine):
 
     def levels_are_true_and_bounded(self) -> None:
         board = self.driver.board
-        buffers = [end.buffer for s in board.sessions.values() for end in s.ends.values()]
+        buffers = [end.buffer for s in board.sessions.by_id.values() for end in s.ends.values()]
         assert board.tally.candidates_held == sum(buffer.held for buffer in buffers)
         assert board.tally.held_bytes == sum(i.size for b in buffers for i in b._held)
         for buffer in buffers:
@@ -770,7 +770,7 @@ class Relay(RuleBasedStateMachine):
                 assert strand.held <= 2 * PER_GENERATION + 64
         assert len(board._end_agenda) <= len(buffers)
         for (one, other, pc), link in self.links.items():
-            ends = board.sessions[one].ends
+            ends = board.sessions.by_connection[one].ends
             if (f"p{other}", pc) in ends:
                 buffer = ends[f"p{other}", pc].buffer
                 named = {item.candidate.ufrag for item in buffer._held}
@@ -778,7 +778,7 @@ class Relay(RuleBasedStateMachine):
                 assert not set(buffer._strands) & link.retired - link.ufrags()
 
     def everything_held_has_a_deadline(self) -> None:
-        for session in self.driver.board.sessions.values():
+        for session in self.driver.board.sessions.by_id.values():
             for end in session.ends.values():
                 if end.buffer.held and end.buffer.next_deadline() is not None:
                     assert end.buffer.is_scheduled

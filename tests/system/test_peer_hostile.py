@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import jwt
 import pytest
 from rtc import traceless, until
-from servers import Server, start_serve
+from servers import Server, rates_toml, start_serve
 
 from signal_server.client import SignalingClient
 from signal_server.client_connect import ClientSettings
@@ -44,6 +44,12 @@ drain_s = 0
 [limits]
 hello_timeout_s = 1.0
 handshake_timeout_s = 1.0
+
+[guesses]
+first_delay_s = 0
+failures = 1000
+
+{rates_toml()}
 
 [turn]
 secret = "{_SECRETS["turn"]}"
@@ -477,12 +483,12 @@ async def test_peer_hostile_client_that_stops_reading(
         mallory.writer.transport.pause_reading()  # type: ignore[attr-defined]
         text = "x" * 60_000
         sent = 0
-        while name in neighbours.one.roster.peers:
+        peers = neighbours.one.roster.peers
+        while peers[name].connected:
             with contextlib.suppress(SignalingError):
                 await neighbours.one.send(name, text)
             sent += 1
             assert sent < 500, "30 MB wait for somebody who does not read"
-        await until(lambda: name not in neighbours.one.roster.peers)
         assert await neighbours.slowest_relay_s() < PROMPT_S
     assert server.metric("signaling_slow_consumer_closes_total") == before + 1
 

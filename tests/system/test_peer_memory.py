@@ -30,7 +30,7 @@ LEVELS = (
 
 @pytest.fixture(scope="module")
 def parley() -> Iterator[Parley]:
-    with start_parley() as parley:
+    with start_parley("--no-rate-limits", "--resume-window", "1") as parley:
         yield parley
         assert traceless(parley.log_file)
 
@@ -58,7 +58,7 @@ async def test_peer_everything_is_gone_when_all_have_left(parley: Parley) -> Non
         assert present["signaling_rooms"] == 1
         assert present["signaling_sessions"] == 3
         assert present["signaling_candidates_buffered"] == 12
-        drops._socket.transport.abort()
+        drops._line.socket.transport.abort()
         drops._task.cancel()  # type: ignore[union-attr]
         await until(lambda: len(leaves.roster.peers) == 1)
         await says_bye.close()

@@ -39,6 +39,14 @@ GOOD: list[dict[str, Any]] = [
     {"type": "ice_servers", "ttl": 60, "region": "eu"},
     {"type": "ping", "t": 1.5},
     {"type": "bye"},
+    {"type": "ack", "seq": 7},
+    {"type": "refresh", "token": "jwt"},
+    {"type": "call_invite", "to": ["ann", "bob"], "media": {"audio": True, "video": True}},
+    {"type": "call_ringing", "call": "c_1"},
+    {"type": "call_accept", "call": "c_1", "media": {"audio": True}},
+    {"type": "call_reject", "call": "c_1", "reason": "busy"},
+    {"type": "call_cancel", "call": "c_1"},
+    {"type": "call_hangup", "call": "c_1", "reason": "ice_failed"},
 ]
 
 

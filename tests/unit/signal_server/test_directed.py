@@ -155,7 +155,7 @@ def test_a_gate_opens_by_itself() -> None:
     driver.pass_time(0.2)
     assert b.flow() == ["1"]
     assert driver.board.tally.gate_timeouts == 1
-    assert driver.board.next_deadline() is None
+    assert driver.board._end_agenda.next() is None
 
 
 def test_early_candidates_expire() -> None:
@@ -184,7 +184,7 @@ def test_rollback_of_the_others_offer_drops_its_candidates() -> None:
     a.send("candidate", to=b.peer, candidate=candidate(1, "a"))
     b.send("rollback", to=a.peer)
     assert driver.board.tally.candidates_dropped == {"stale_generation": 1}
-    assert driver.board.next_deadline() is None
+    assert driver.board._end_agenda.next() is None
 
 
 def test_each_peer_connection_of_a_pair_is_its_own() -> None:
@@ -277,6 +277,6 @@ def test_a_departure_ends_every_negotiation(who: int, how: str) -> None:
         leaver.send(how)
     assert driver.board.tally.candidates_dropped == {"peer_left": 6}
     assert (driver.board.tally.candidates_held, driver.board.tally.held_bytes) == (0, 0)
-    assert all(not session.ends for session in driver.board.sessions.values())
-    assert driver.board.next_deadline() is None
+    assert all(not session.ends for session in driver.board.sessions.by_id.values())
+    assert driver.board._end_agenda.next() is None
     driver.pass_time(1000)

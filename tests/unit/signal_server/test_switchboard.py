@@ -7,7 +7,7 @@ from switchboard_driver import Client, Driver, sdp
 
 from signal_server.core.effects import GrantIce
 from signal_server.core.inputs import Closed, Draining, IceGrant, IceGranted
-from signal_server.core.switchboard import ICE_RETRY_S
+from signal_server.core.lifecycle import ICE_RETRY_S
 from signal_server.wire.codes import CloseCode
 
 SERVERS = [{"urls": ["turn:x"], "username": "u", "credential": "c"}]
@@ -152,7 +152,7 @@ class TestRooms:
         driver = Driver()
         a = driver.connect("team-0", rooms="team-*")
         assert a.code("join", room=room) == code
-        assert (driver.board.sessions[1].room is not None) is True
+        assert (driver.board.sessions.by_connection[1].room is not None) is True
 
     def test_limits(self) -> None:
         driver = Driver(peers_per_room=2, rooms_per_node=2)
@@ -239,7 +239,7 @@ class TestRequests:
         a = driver.connect()
         for n in range(10):
             a.send("ping", id=n)
-        assert list(driver.board.sessions[1].replies) == [7, 8, 9]
+        assert list(driver.board.sessions.by_connection[1].replies) == [7, 8, 9]
 
     def test_without_id_only_errors_come_back(self) -> None:
         driver = Driver()
@@ -281,7 +281,7 @@ class TestIceServers:
         """Answer the latest request as the broker does."""
         wanted = driver.grants.pop()
         grant = None if ttl is None else IceGrant(SERVERS, ttl, 2000)
-        driver.feed(IceGranted(connection=wanted.connection, request=wanted.request, grant=grant))
+        driver.feed(IceGranted(session=wanted.session, request=wanted.request, grant=grant))
         return wanted
 
     def test_on_request(self) -> None:
@@ -326,7 +326,7 @@ class TestIceServers:
         a.send("ice_servers", id=1)
         self.grant(driver, ttl=None)
         assert a.take("error")[0]["id"] == 1
-        assert driver.board.next_deadline() == driver.now + 80
+        assert driver.board.sessions.agenda.next() == driver.now + 80
 
     def test_forbidden(self) -> None:
         driver = Driver()
@@ -347,14 +347,14 @@ class TestIceServers:
 def test_draining_tells_everybody() -> None:
     driver = Driver()
     a, b = driver.connect(), driver.connect(None)
-    driver.feed(Draining(reason="restart", reconnect_after_ms=100, deadline_ms=900))
-    for client, seq in ((a, 2), (b, 1)):
+    driver.feed(Draining(reason="restart", spread_ms=100, deadline_ms=900))
+    for client, seq, share in ((a, 2, 50), (b, 1, 100)):
         assert client.take("go_away") == [
             {
                 "type": "go_away",
                 "seq": seq,
                 "reason": "restart",
-                "reconnect_after_ms": 100,
+                "reconnect_after_ms": share,
                 "deadline_ms": 900,
             }
         ]
@@ -375,7 +375,7 @@ def test_the_next_deadline_is_the_earliest_of_all() -> None:
     driver = Driver()
     a = driver.connect(ice=IceGrant(SERVERS, 100, 1100))
     b = driver.connect()
-    assert driver.board.next_deadline() == driver.now + 80
+    assert driver.board.sessions.agenda.next() == driver.now + 80
     a.send("candidate", to=b.peer, candidate={"candidate": "c", "sdpMid": "0"})
     assert driver.board.next_deadline() == driver.now + 45
     assert driver.board.tally.joins == 2

@@ -1,0 +1,89 @@
+"""What leaves the core while one input is handled: effects in order, messages numbered and logged.
+
+It knows sessions only by their log and connection.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from signal_server.core.effects import Effect, Send
+from signal_server.core.room import Session
+from signal_server.core.tally import Tally
+from signal_server.wire import messages as m
+from signal_server.wire.base import Numbered, Reply
+from signal_server.wire.codec import Refusal, encode
+
+
+class Out:
+    """One per switchboard; `effects` is the list of the input at hand."""
+
+    __slots__ = ("_remembered", "effects", "fresh_id", "tally", "unix_ms")
+
+    def __init__(self, tally: Tally, remembered_requests: int) -> None:
+        self.effects: list[Effect] = []
+        self.tally = tally
+        self.unix_ms = 0
+        """Time of day of the input at hand."""
+        self.fresh_id = ""
+        """Randomness of the input at hand."""
+        self._remembered = remembered_requests
+
+    def begin(self, unix_ms: int) -> list[Effect]:
+        """A new input: its effects are collected in the returned list."""
+        self.unix_ms = unix_ms
+        self.effects = []
+        return self.effects
+
+    def do(self, effect: Effect) -> None:
+        self.effects.append(effect)
+
+    def deliver(self, target: Session, message: Numbered) -> None:
+        """Append to the target's numbered log, and send it if there is a connection."""
+        outbox = target.outbox
+        message.seq = outbox.seq + 1
+        payload = encode(message)
+        outbox.append(payload)
+        self.tally.sent[tag_of(type(message))] += 1
+        if target.connection is not None:
+            self.effects.append(Send(target.connection, payload, message.seq))
+
+    def send(self, target: Session, message: Reply) -> None:
+        """Outside the log: gone if there is no connection."""
+        self.tally.sent[tag_of(type(message))] += 1
+        if target.connection is not None:
+            self.effects.append(Send(target.connection, encode(message)))
+
+    def answer(self, session: Session, request: str | int | None, reply: m.Ok | Refusal) -> None:
+        """Settle a request; an `ok` is remembered, so that the request can be repeated."""
+        if isinstance(reply, Refusal):
+            if session.connection is not None:
+                self.refuse(session.connection, reply, request)
+            return
+        if request is None:
+            return
+        reply.id = request
+        payload = encode(reply)
+        self.tally.sent["ok"] += 1
+        if session.connection is not None:
+            self.effects.append(Send(session.connection, payload))
+        replies = session.replies
+        replies[request] = payload
+        if len(replies) > self._remembered:
+            del replies[next(iter(replies))]
+
+    def refuse(self, connection: int, refusal: Refusal, request: str | int | None) -> None:
+        self.tally.refused[refusal.code.value] += 1
+        error = m.Error(
+            code=refusal.code.value,
+            message=refusal.message,
+            retryable=refusal.code.retryable,
+            id=request,
+            retry_after_ms=refusal.retry_after_ms,
+        )
+        self.effects.append(Send(connection, encode(error)))
+
+
+def tag_of(kind: type) -> str:
+    """The `type` that a message struct travels under."""
+    return cast("str", kind.__struct_config__.tag)  # type: ignore[attr-defined]

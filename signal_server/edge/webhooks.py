@@ -1,0 +1,184 @@
+"""Events for backends: numbered per room, signed, retried, and kept when they cannot be delivered.
+
+`publish` never waits and never fails; delivery promises order within a room and at least once while
+the process lives. What was given up is kept as dead letters, bounded, and can be replayed. It does
+not know who publishes or how letters travel (`webhook_queue`, `webhook_post`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from signal_server import clock
+from signal_server.edge.webhook_queue import (
+    Destination,
+    LaneKey,
+    Letter,
+    Post,
+    WebhookSettings,
+    log,
+)
+
+LAST_OF_ROOM = "room.closed"
+"""After it the room's numbers start again, with `room.created` as 1."""
+
+
+class Event(msgspec.Struct, kw_only=True):
+    """The body of a webhook."""
+
+    type: str
+    timestamp: str
+    """ISO 8601, UTC: when it happened, not when it was sent."""
+    account: str
+    room: str | None
+    """None: the event belongs to no room, and `sequence` counts the account's such events."""
+    sequence: int
+    data: dict[str, Any]
+
+
+class Webhooks:
+    """See the module's text."""
+
+    def __init__(
+        self,
+        settings: WebhookSettings,
+        post: Post,
+        *,
+        unix: Callable[[], float] = clock.unix,
+        new_id: Callable[[], str] = lambda: f"msg_{secrets.token_hex(16)}",
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._unix = unix
+        self._new_id = new_id
+        self._order = count()
+        self._sequences: OrderedDict[LaneKey, int] = OrderedDict()
+        self._dead: deque[Letter] = deque()
+        self._dead_bytes = 0
+        self._is_closed = False
+        self.given_up: Counter[str] = Counter()
+        """Letters that died, by reason."""
+        self.destinations = [
+            Destination(endpoint, settings, post, self._bury, jitter)
+            for endpoint in settings.endpoints
+        ]
+
+    def publish(self, kind: str, *, account: str, room: str | None, data: dict[str, Any]) -> None:
+        """Queue an event for every endpoint that wants its type."""
+        if self._is_closed or not self.destinations:
+            return
+        lane = (account, room)
+        sequence = self._number(lane, kind)
+        event = Event(
+            type=kind,
+            timestamp=datetime.fromtimestamp(self._unix(), UTC).isoformat(timespec="milliseconds"),
+            account=account,
+            room=room,
+            sequence=sequence,
+            data=data,
+        )
+        body = msgspec.json.encode(event)
+        message_id, order = self._new_id(), next(self._order)
+        for endpoint, destination in enumerate(self.destinations):
+            if destination.wants(kind):
+                destination.offer(
+                    Letter(
+                        id=message_id,
+                        order=order,
+                        lane=lane,
+                        type=kind,
+                        sequence=sequence,
+                        body=body,
+                        endpoint=endpoint,
+                    )
+                )
+
+    def _number(self, lane: LaneKey, kind: str) -> int:
+        sequence = self._sequences.pop(lane, 0) + 1
+        if kind != LAST_OF_ROOM:
+            self._sequences[lane] = sequence
+            if len(self._sequences) > self._settings.rooms:
+                self._sequences.popitem(last=False)
+        return sequence
+
+    def _bury(self, letter: Letter) -> None:
+        self.given_up[letter.reason] += 1
+        log.debug(
+            "webhook %s of type %s given up after %d attempts: %s",
+            letter.id,
+            letter.type,
+            letter.attempts,
+            letter.reason,
+        )
+        self._dead.append(letter)
+        self._dead_bytes += len(letter.body)
+        settings = self._settings
+        while len(self._dead) > settings.dead_events or self._dead_bytes > settings.dead_bytes:
+            self._dead_bytes -= len(self._dead.popleft().body)
+
+    @property
+    def dead(self) -> list[dict[str, Any]]:
+        """The dead letters, oldest death first, without their data."""
+        return [
+            {
+                "id": letter.id,
+                "type": letter.type,
+                "account": letter.lane[0],
+                "room": letter.lane[1],
+                "sequence": letter.sequence,
+                "endpoint": letter.endpoint,
+                "attempts": letter.attempts,
+                "reason": letter.reason,
+            }
+            for letter in self._dead
+        ]
+
+    def replay(self, after_id: str | None = None) -> int:
+        """Queue the dead letters again that died after `after_id`, or all; how many.
+
+        They go before what their room has waiting, and an endpoint that was gone is tried again.
+        """
+        letters = list(self._dead)
+        ids = [letter.id for letter in letters]
+        first = len(ids) - ids[::-1].index(after_id) if after_id in ids else 0
+        self._dead = deque(letters[:first])
+        self._dead_bytes = sum(len(letter.body) for letter in self._dead)
+        again = sorted(letters[first:], key=lambda letter: letter.order)
+        for destination in self.destinations:
+            destination.revive()
+        for letter in again:
+            letter.attempts = 0
+            self.destinations[letter.endpoint].offer(letter)
+        return len(again)
+
+    @property
+    def pending(self) -> int:
+        """Letters that wait or are under way."""
+        return sum(destination.pending for destination in self.destinations)
+
+    async def delivered(self) -> None:
+        """Wait until no letter waits."""
+        for destination in self.destinations:
+            await destination.idle.wait()
+
+    async def close(self, grace_s: float) -> int:
+        """Deliver what waits for up to `grace_s`, then stop; how many letters are lost."""
+        self._is_closed = True
+        try:
+            async with asyncio.timeout(grace_s):
+                await self.delivered()
+        except TimeoutError:
+            log.warning("%d webhooks were not delivered before the end", self.pending)
+        lost = sum(len(destination.stop()) for destination in self.destinations)
+        for destination in self.destinations:
+            await destination.stopped()
+        return lost
