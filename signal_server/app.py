@@ -33,7 +33,9 @@ from signal_server.core.guesses import Guesses
 from signal_server.core.inputs import IceGrant, Permit
 from signal_server.core.switchboard import Rules, Switchboard
 from signal_server.edge import operations, pages
+from signal_server.edge.asyncapi import asyncapi_document
 from signal_server.edge.dispatcher import Bearer, Clocks, Dispatcher
+from signal_server.edge.fallback import Fallback
 from signal_server.edge.front import listen, make_front
 from signal_server.edge.server import SocketSettings
 from signal_server.edge.server_api import ServerApi
@@ -52,7 +54,8 @@ from turn_broker.problem import framework_problem
 log = logging.getLogger("parley.app")
 
 SIGNAL_PATH = "/v1/signal"
-MAX_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 1024 * 1024
+"""Above every route's own limit, which answers with a code."""
 BACKLOG = 4096
 """uvicorn calls listen() on our socket again, with its own number unless told."""
 WEBHOOK_GRACE_S = 3.0
@@ -97,6 +100,7 @@ class Node:
             ),
         )
         self.sockets = self.front.sockets
+        self.fallback = Fallback(self.dispatcher, settings.limits)
         self.on_drain: Callable[[], None] = _ignore
         """What `POST /v1/drain` does; set by whoever runs the node."""
         self.app = self._web(is_dev)
@@ -161,14 +165,19 @@ class Node:
             CountersCollector(self.counters),
         )
         fragment = {"paths": openapi_paths(), "components": openapi_components()}
-        document = operations.openapi_document(version("parley-rtc"), fragment)
+        number = version("parley-rtc")
+        documents = {
+            "/openapi.json": operations.openapi_document(number, fragment),
+            "/asyncapi.json": asyncapi_document(number, SIGNAL_PATH),
+        }
         routes: list[BaseRoute] = [
             *operations.routes(
                 lambda: not self.dispatcher.is_draining,
                 lambda: metrics.render(registry),
                 metrics.CONTENT_TYPE,
-                document,
+                documents,
             ),
+            *self.fallback.routes(),
             *broker_http.routes(self.broker, self.accounts, self.tokens, clock.unix, self.counters),
             *pages.routes(node=self.settings.node.name, region=self.settings.node.region),
         ]
@@ -295,6 +304,7 @@ class Running:
                     await _first(hurry, sockets.wait_empty())
             hurry.cancel()
         sockets.close_all(CloseCode.GO_AWAY, "shutdown")
+        self._node.fallback.close_all(CloseCode.GO_AWAY, "shutdown")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(sockets.wait_empty(), 0.5)
 

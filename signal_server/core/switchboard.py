@@ -140,6 +140,11 @@ class Switchboard:
             return None
         return session.outbox.since(after)
 
+    def unread(self, connection: int, after: int) -> list[bytes] | None:
+        """The numbered messages that follow `after`, without acknowledging; None for a gap."""
+        session = self.sessions.by_connection.get(connection)
+        return None if session is None else session.outbox.since(after)
+
     def _received(self, event: inputs.Received, now: float) -> None:
         session = self.sessions.by_connection.get(event.connection)
         if session is None:

@@ -149,6 +149,10 @@ class Dispatcher:
         """Acknowledge `after`, and get the numbered messages behind it; None for a gap."""
         return self.switchboard.replay(connection, after)
 
+    def unread(self, connection: int, after: int) -> list[bytes] | None:
+        """The numbered messages behind `after`, without acknowledging; None for a gap."""
+        return self.switchboard.unread(connection, after)
+
     def remove(self, account: str, room: str, peer: str | None, ban_s: float) -> None:
         """An operator takes a peer out, or closes the room."""
         self._feed(inputs.Removed(account=account, room=room, peer=peer, ban_s=ban_s))
