@@ -7,51 +7,45 @@ does not know messages, connections or time.
 
 from __future__ import annotations
 
-from collections import deque
-from itertools import islice
-
 
 class Outbox:
     """Encoded messages by number; `held_bytes` is what a resume could still replay."""
 
-    __slots__ = ("_log", "_max_bytes", "_max_messages", "held_bytes", "seq")
+    __slots__ = ("_log", "_max_bytes", "_max_messages", "held_bytes", "seq", "trimmed")
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self.seq = 0
         """Number of the last message."""
+        self.trimmed = 0
+        """Number of the last message that can no longer be replayed."""
         self.held_bytes = 0
-        self._log: deque[bytes] = deque()
+        # A dict, because an empty deque costs ten times as much and most sessions are idle.
+        self._log: dict[int, bytes] = {}
         self._max_messages = max_messages
         self._max_bytes = max_bytes
 
-    @property
-    def next_seq(self) -> int:
-        """The number that the next message must carry."""
-        return self.seq + 1
-
-    @property
-    def trimmed(self) -> int:
-        """Number of the last message that can no longer be replayed."""
-        return self.seq - len(self._log)
-
     def append(self, payload: bytes) -> None:
-        """Put the message with `next_seq` into the log; the oldest give way to the size."""
+        """Put the message with number `seq + 1` into the log; the oldest give way to the size."""
         self.seq += 1
-        self._log.append(payload)
+        self._log[self.seq] = payload
         self.held_bytes += len(payload)
         while len(self._log) > self._max_messages or self.held_bytes > self._max_bytes:
-            self.held_bytes -= len(self._log.popleft())
+            self._trim()
 
     def ack(self, seq: int) -> bool:
         """Forget everything up to `seq`; False for a number that was never sent."""
         if seq > self.seq:
             return False
-        for _ in range(seq - self.trimmed):
-            self.held_bytes -= len(self._log.popleft())
+        while self.trimmed < seq:
+            self._trim()
         return True
 
     def since(self, seq: int) -> list[bytes] | None:
         """Messages after `seq`, in order; None when one of them is gone or `seq` was never sent."""
         if not self.trimmed <= seq <= self.seq:
             return None
-        return list(islice(self._log, seq - self.trimmed, None))
+        return [self._log[number] for number in range(seq + 1, self.seq + 1)]
+
+    def _trim(self) -> None:
+        self.trimmed += 1
+        self.held_bytes -= len(self._log.pop(self.trimmed))
