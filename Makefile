@@ -1,5 +1,6 @@
 # make run    start Parley on this machine        make check  lint, types, contracts, unit tests (< 60 s)
 # make test   everything, with real components    make clean  remove what the others made
+# make bench  compare with PeerServer, a ws relay and a C++ limit (needs g++ and npm)
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install --retries 5
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test check format js clean
+.PHONY: help run test check format js bench clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -52,5 +53,8 @@ test: $(VENV)/test.stamp
 	 else echo "skipped: JavaScript tests, npm is not installed"; fi
 	@$(PYTEST) -n 2 --dist loadfile $(ARGS)
 
+bench: $(VENV)/run.stamp
+	@$(BIN)/python bench/run.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) node_modules test-output .parley .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) node_modules bench/node_modules test-output .parley .pytest_cache .mypy_cache .ruff_cache .hypothesis

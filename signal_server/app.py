@@ -56,6 +56,8 @@ log = logging.getLogger("parley.app")
 SIGNAL_PATH = "/v1/signal"
 MAX_BODY_BYTES = 1024 * 1024
 """Above every route's own limit, which answers with a code."""
+GC_THRESHOLDS = (20_000, 20, 50)
+"""Sessions live long and make few cycles: Python's 700, 10, 10 look at all of them too often."""
 BACKLOG = 4096
 """uvicorn calls listen() on our socket again, with its own number unless told."""
 WEBHOOK_GRACE_S = 3.0
@@ -276,6 +278,7 @@ class Running:
             await _first(serving, self._server.is_up.wait())
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
             on_ready()
             await _first(serving, self._stopping.wait())
             await self._go_down(0.0 if self._hurry.is_set() else drain_s)

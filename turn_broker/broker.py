@@ -14,7 +14,6 @@ the embedded relay's, or of whoever splits at the dot.
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -84,11 +83,12 @@ class Broker:
         self.ring = ring
         self.policy = policy or Policy()
         self._identity_key = (identity_key or ring.active).encode()
+        self._usual = tuple(self._choose(None, None, self.policy.max_urls))
 
     def identity_digest(self, account_sid: str, subject: str) -> str:
         """The part of a username that all credentials of one identity share."""
         message = f"{account_sid}|{subject}".encode("utf-8", "surrogatepass")
-        return _base32(hmac.new(self._identity_key, message, hashlib.sha256).digest())
+        return _base32(hmac.digest(self._identity_key, message, "sha256"))
 
     def grant(  # noqa: PLR0913 - one parameter per thing a client may ask for
         self,
@@ -118,7 +118,8 @@ class Broker:
         lifetime = self.policy.default_ttl_s if ttl is None else ttl
         expires_at = int(now) + lifetime
         credential = mint(self.ring.active, f"{digest}.{token_id}", expires_at)
-        chosen = self._choose(region, wanted, max_urls or self.policy.max_urls)
+        is_usual = region is None and not wanted and max_urls is None
+        chosen = self._usual if is_usual else self._choose(region, wanted, max_urls)
         stun = tuple(str(url) for url in chosen if url.kind == "stun")
         turn = tuple(str(url) for url in chosen if url.kind != "stun")
         relays = IceServer(turn, credential.username, credential.password)
@@ -144,9 +145,9 @@ class Broker:
         return None
 
     def _choose(
-        self, region: str | None, transports: tuple[str, ...] | None, limit: int
+        self, region: str | None, transports: tuple[str, ...] | None, max_urls: int | None
     ) -> list[TurnUri]:
-        """At most `limit` URLs, best node first and UDP, TCP, TLS, STUN of each.
+        """At most `max_urls` URLs, best node first and UDP, TCP, TLS, STUN of each.
 
         One URL per kind and node comes before a second of the same kind, and a TURN URL is always
         among them.
@@ -155,7 +156,7 @@ class Broker:
         urls = [url for node in near for url in _one_of_each_first(node.urls)]
         if transports:
             urls = [url for url in urls if url.kind in transports] or urls
-        return list(dict.fromkeys(urls))[:limit]
+        return list(dict.fromkeys(urls))[: max_urls or self.policy.max_urls]
 
 
 def _one_of_each_first(urls: tuple[TurnUri, ...]) -> list[TurnUri]:

@@ -50,7 +50,7 @@ def mint(secret: str, opaque_id: str, expires_at: int) -> TurnCredential:
 
 def password_of(secret: str, username: str) -> str:
     """base64(HMAC-SHA1(secret, username)); SHA-1 is what coturn and every TURN server agree on."""
-    digest = hmac.new(secret.encode(), username.encode(), hashlib.sha1).digest()
+    digest = hmac.digest(secret.encode(), username.encode(), "sha1")
     return base64.b64encode(digest).decode()
 
 

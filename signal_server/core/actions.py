@@ -111,7 +111,8 @@ class Actions:
             target = self._member(session, message.to)
             if isinstance(target, Refusal):
                 return target
-            if not directed.may_open(session, target, message.pc):
+            is_new = (message.to, message.pc) not in session.ends
+            if is_new and not directed.may_open(session, target):
                 return Refusal(ErrorCode.LIMIT_EXCEEDED, "too many peer connections for this pair")
             outcome = relay(session, target, message, now)
             if isinstance(outcome, Refusal):

@@ -24,6 +24,7 @@ from signal_server.core.call import (
 from signal_server.core.call_log import Ended, Entry, Timeline, Trace
 from signal_server.core.call_outcomes import Notify, Outcome
 from signal_server.core.call_table import CallTable
+from signal_server.core.deadlines import Deadlines
 from signal_server.wire import call_messages as m
 from signal_server.wire.call_messages import CallMedia, EndReason
 from signal_server.wire.codec import Refusal
@@ -195,6 +196,10 @@ class Calls:
 
     def next_deadline(self) -> float | None:
         return self._table.agenda.next()
+
+    @property
+    def agenda(self) -> Deadlines[str]:
+        return self._table.agenda
 
     # What can be asked -----------------------------------------------------------------------
 

@@ -110,29 +110,32 @@ class CandidateBuffer:
             if not self._make_room():
                 return self._refuse(ErrorCode.BUFFER_FULL)
             strand = Strand()
+        is_end = not candidate.candidate
         key = key_of(candidate)
-        has_ended = self._has_ended(strand, candidate, ufrag)
-        if key in strand.seen or (has_ended and candidate.is_end):
+        has_ended = strand.has_ends and self._has_ended(strand, candidate, ufrag)
+        if key in strand.seen or (has_ended and is_end):
             self._tally.candidates_dropped["duplicate"] += 1
             return None
         if has_ended:
             return self._refuse(ErrorCode.CANDIDATE_AFTER_END)
-        extra = _ENDS_BEYOND_LIMIT if candidate.is_end else 0
+        extra = _ENDS_BEYOND_LIMIT if is_end else 0
         if len(strand.seen) + len(strand.ended) >= self._limits.candidates_per_generation + extra:
             return self._refuse(ErrorCode.BUFFER_FULL)
-        size = size_of(candidate, ufrag)
-        ends = self._ends(candidate, ufrag) if candidate.is_end else _NOTHING
-        passes = self._may_pass(candidate, ufrag) and not self._waits_behind(candidate, ends)
-        if not passes and self._is_full(strand, size):
+        ends = self._ends(candidate, ufrag) if is_end else _NOTHING
+        passes = self._may_pass(candidate, ufrag)
+        if is_end and passes:
+            passes = not self._waits_behind(candidate, ends)
+        size = 0 if passes else size_of(candidate, ufrag)
+        if size and self._is_full(strand, size):
             return self._refuse(ErrorCode.BUFFER_FULL)
         self._strands[ufrag] = strand
-        if candidate.is_end:
+        if is_end:
             self._end(candidate, strand)
         else:
             strand.seen.add(key)
         if passes:
             self._tally.candidates_passed += 1
-            return self._outgoing(candidate, ufrag)
+            return self._outgoing(candidate, ufrag) if is_end else candidate
         self._hold(Held(candidate, ufrag, size, now + self._limits.early_ttl_s, ends), strand)
         return None
 

@@ -16,12 +16,14 @@ Key = TypeVar("Key", bound=Hashable)
 class Deadlines(Generic[Key]):
     """Setting a key again replaces its deadline; stale entries are swept when they dominate."""
 
-    __slots__ = ("_at", "_heap", "_order")
+    __slots__ = ("_at", "_heap", "_order", "is_new")
 
     def __init__(self) -> None:
         self._at: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._order = count()
+        self.is_new = False
+        """A deadline was set since `next` was asked."""
 
     def set(self, key: Key, at: float | None) -> None:
         """Move the key's deadline; None removes it."""
@@ -29,6 +31,7 @@ class Deadlines(Generic[Key]):
             self._at.pop(key, None)
         elif self._at.get(key) != at:
             self._at[key] = at
+            self.is_new = True
             heapq.heappush(self._heap, (at, next(self._order), key))
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._at):
             self._heap = [(when, next(self._order), k) for k, when in self._at.items()]
@@ -46,6 +49,7 @@ class Deadlines(Generic[Key]):
 
     def next(self) -> float | None:
         """The earliest deadline; None when there is none."""
+        self.is_new = False
         while self._heap:
             at, _, key = self._heap[0]
             if self._at.get(key) == at:

@@ -104,8 +104,10 @@ class Directed:
             return candidates
         if len(candidates) > self._limits.candidates_per_message:
             return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "too many candidates in one message")
-        if any(len(c.candidate or "") > self._limits.candidate_bytes for c in candidates):
-            return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "a candidate is too long")
+        longest = self._limits.candidate_bytes
+        for candidate in candidates:
+            if len(candidate.candidate or "") > longest:
+                return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "a candidate is too long")
         if sender.policy.is_active:
             allowed = (sender.policy.candidate(candidate) for candidate in candidates)
             candidates = [candidate for candidate in allowed if candidate is not None]
@@ -164,10 +166,8 @@ class Directed:
         end.buffer.expire(now)
         self._flush(sender, target, pc, end)
 
-    def may_open(self, sender: Session, target: Session, pc: str) -> bool:
+    def may_open(self, sender: Session, target: Session) -> bool:
         """A pair may have only so many peer connections."""
-        if (target.peer, pc) in sender.ends:
-            return True
         between = sum(peer == target.peer for peer, _ in sender.ends)
         return between < self._limits.peer_connections_per_pair
 

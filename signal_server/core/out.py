@@ -5,7 +5,7 @@ It knows sessions only by their log and connection.
 
 from __future__ import annotations
 
-from typing import cast
+from msgspec import Struct
 
 from signal_server.core.effects import Effect, Send
 from signal_server.core.room import Session
@@ -44,13 +44,13 @@ class Out:
         message.seq = outbox.seq + 1
         payload = encode(message)
         outbox.append(payload)
-        self.tally.sent[tag_of(type(message))] += 1
+        self.tally.sent[TAGS[type(message)]] += 1
         if target.connection is not None:
             self.effects.append(Send(target.connection, payload, message.seq))
 
     def send(self, target: Session, message: Reply) -> None:
         """Outside the log: gone if there is no connection."""
-        self.tally.sent[tag_of(type(message))] += 1
+        self.tally.sent[TAGS[type(message)]] += 1
         if target.connection is not None:
             self.effects.append(Send(target.connection, encode(message)))
 
@@ -84,6 +84,9 @@ class Out:
         self.effects.append(Send(connection, encode(error)))
 
 
-def tag_of(kind: type) -> str:
-    """The `type` that a message struct travels under."""
-    return cast("str", kind.__struct_config__.tag)  # type: ignore[attr-defined]
+def _tags(kinds: tuple[type[Struct], ...]) -> dict[type, str]:
+    return {kind: str(kind.__struct_config__.tag) for kind in kinds}
+
+
+TAGS = _tags((*m.CLIENT_MESSAGES, *m.SERVER_MESSAGES))
+"""The `type` that each message struct travels under."""

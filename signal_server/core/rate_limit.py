@@ -11,6 +11,7 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Hashable
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from signal_server.wire.rates import Rate, RateLimits
@@ -18,6 +19,8 @@ from signal_server.wire.rates import Rate, RateLimits
 _MAX_KEY_CHARS = 64
 _ROUNDING_S = 1e-5
 """Hundreds of sums on a clock of months: a burst of exactly the allowed size must pass."""
+_KEPT_FULL_S = 30.0
+"""A full bucket says nothing, but one that is in use would only be made again at once."""
 _SWEPT_PER_ENTRY = 2
 """Entries looked at for each new one: more than one, so that a table shrinks while it is used."""
 
@@ -94,7 +97,7 @@ class _Scope:
         rows = self.rows
         for _ in range(min(_SWEPT_PER_ENTRY, len(rows))):
             oldest = next(iter(rows))
-            if max(rows[oldest]) <= now:
+            if max(rows[oldest]) + _KEPT_FULL_S <= now:
                 del rows[oldest]
             else:
                 rows.move_to_end(oldest)
@@ -163,6 +166,7 @@ class RateLimiter:
         return {name: len(scope.rows) for name, scope in self._scopes.items()}
 
 
+@lru_cache(maxsize=4096)
 def address_key(address: str) -> str:
     """What stands for one subscriber: an IPv4 address, or the /64 of an IPv6 one.
 

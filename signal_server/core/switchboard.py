@@ -20,7 +20,7 @@ from signal_server.core.deadlines import Deadlines
 from signal_server.core.directed import Directed, EndKey
 from signal_server.core.effects import Close, Effect, Send
 from signal_server.core.lifecycle import Lifecycle, Node
-from signal_server.core.out import Out, tag_of
+from signal_server.core.out import TAGS, Out
 from signal_server.core.rate_limit import RateLimiter
 from signal_server.core.ringing import Ringing
 from signal_server.core.room import Session
@@ -71,6 +71,7 @@ class Switchboard:
         self.rooms = rooms.by_name
         self._ringing = Ringing(rules.calls, rooms, out.deliver, out.do, limits.data_bytes)
         self.calls = self._ringing.calls
+        self._agendas = (self._end_agenda, self.sessions.agenda, self.calls.agenda)
         self._lifecycle = Lifecycle(
             Node(node, region), limits, self.sessions, rooms, self._ringing, out, _shown(rules)
         )
@@ -90,9 +91,11 @@ class Switchboard:
         """Apply one input at monotonic time `now` (seconds); execute the effects in order."""
         effects = self._out.begin(unix_ms)
         lifecycle = self._lifecycle
+        if isinstance(event, inputs.Received):
+            # Nearly every input is one.
+            self._received(event, now)
+            return effects
         match event:
-            case inputs.Received():
-                self._received(event, now)
             case inputs.Opened():
                 lifecycle.opened(event, now)
             case inputs.Resumed():
@@ -124,14 +127,16 @@ class Switchboard:
         self._ringing.expire(now, unix_ms)
         return effects
 
+    @property
+    def has_new_deadline(self) -> bool:
+        """Something was put on an agenda since `next_deadline` was asked."""
+        ends, sessions, calls = self._agendas
+        return ends.is_new or sessions.is_new or calls.is_new
+
     def next_deadline(self) -> float | None:
         """When `handle_timeout` has work next."""
-        agendas = (
-            self._end_agenda.next(),
-            self.sessions.agenda.next(),
-            self.calls.next_deadline(),
-        )
-        return min((at for at in agendas if at is not None), default=None)
+        deadlines = [agenda.next() for agenda in self._agendas]
+        return min((at for at in deadlines if at is not None), default=None)
 
     def replay(self, connection: int, after: int) -> list[bytes] | None:
         """Acknowledge `after`, and get the numbered messages that follow it; None for a gap."""
@@ -157,7 +162,8 @@ class Switchboard:
             self._out.do(Send(event.connection, session.replies[request]))
             return
         kind = type(message)
-        wait = self.rates.admit(tag_of(kind), _cost(message), session.keys, now)
+        cost = _cost(message) if isinstance(message, m.Candidate) else 1
+        wait = self.rates.admit(TAGS[kind], cost, session.keys, now)
         if wait is not None:
             self._too_fast(session, event.connection, request, wait)
             return
@@ -179,11 +185,9 @@ class Switchboard:
             self._out.do(Close(connection, CloseCode.RATE_LIMITED, "too fast"))
 
 
-def _cost(message: object) -> int:
+def _cost(message: m.Candidate) -> int:
     """Candidates are charged one by one."""
-    if isinstance(message, m.Candidate) and isinstance(message.candidates, list):
-        return len(message.candidates)
-    return 1
+    return len(message.candidates) if isinstance(message.candidates, list) else 1
 
 
 def _shown(rules: Rules) -> dict[str, Any]:

@@ -9,13 +9,20 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 
+class Counts(dict[str, int]):
+    """For every message: a Counter has a `__delitem__` in Python, which makes `+= 1` dearer."""
+
+    def __missing__(self, key: str) -> int:
+        return 0
+
+
 @dataclass(slots=True)
 class Tally:
     """Counters since start; `held_*` are levels."""
 
-    received: Counter[str] = field(default_factory=Counter)
+    received: Counts = field(default_factory=Counts)
     """Client messages by type."""
-    sent: Counter[str] = field(default_factory=Counter)
+    sent: Counts = field(default_factory=Counts)
     """Server messages by type."""
     refused: Counter[str] = field(default_factory=Counter)
     """Errors answered, by code."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -19,7 +20,7 @@ from signal_server.core import inputs
 from signal_server.core.effects import Announce, Close, Effect, GrantIce, Send
 from signal_server.core.guesses import Guesses
 from signal_server.core.inputs import IceGrant, Permit
-from signal_server.core.out import tag_of
+from signal_server.core.out import TAGS
 from signal_server.core.rate_limit import RateKeys, address_key
 from signal_server.core.switchboard import Switchboard
 from signal_server.wire import messages as m
@@ -108,6 +109,8 @@ class Dispatcher:
         """Connections that have not said hello, with their deadline."""
         self._malformed: dict[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = math.inf
+        """What `_timer` waits for, on the monotonic clock."""
 
     # SocketEndpoint -------------------------------------------------------------------------
 
@@ -122,12 +125,13 @@ class Dispatcher:
         if isinstance(message, Refusal):
             self._refuse_malformed(connection, message)
             return
-        self.switchboard.tally.received[tag_of(type(message))] += 1
+        kind = type(message)
+        self.switchboard.tally.received[TAGS[kind]] += 1
         if connection.id not in self._waiting:
             if isinstance(message, m.Refresh):
                 self._refresh(connection, message)
                 return
-            fresh = secrets.token_urlsafe(_ID_BYTES) if isinstance(message, CallInvite) else ""
+            fresh = secrets.token_urlsafe(_ID_BYTES) if kind is CallInvite else ""
             self._feed(inputs.Received(connection.id, message, fresh))
         elif isinstance(message, m.Hello):
             self._hello(connection, message)
@@ -298,16 +302,18 @@ class Dispatcher:
     def _feed(self, event: inputs.Input) -> None:
         now = self._clocks.monotonic()
         self._execute(self.switchboard.handle(event, now, int(self._clocks.unix() * 1000)))
-        self._arm(now)
+        if self.switchboard.has_new_deadline:
+            self._wake(now)
 
     def _execute(self, effects: list[Effect]) -> None:
         connections = self._connections
         for effect in effects:
+            if type(effect) is Send:
+                connection = connections.get(effect.connection)
+                if connection is not None:
+                    connection.send(effect.payload, effect.seq)
+                continue
             match effect:
-                case Send():
-                    connection = connections.get(effect.connection)
-                    if connection is not None:
-                        connection.send(effect.payload, effect.seq)
                 case Close():
                     connection = connections.get(effect.connection)
                     if connection is not None:
@@ -322,22 +328,20 @@ class Dispatcher:
         granted = inputs.IceGranted(session=effect.session, request=effect.request, grant=grant)
         self._feed(granted)
 
-    def _arm(self, now: float) -> None:
-        """Wake up for the switchboard's next deadline."""
+    def _wake(self, now: float) -> None:
+        """Be there for the switchboard's next deadline."""
         deadline = self.switchboard.next_deadline()
-        if deadline is None:
+        if deadline is None or deadline >= self._wakes_at:
             return
-        loop = asyncio.get_running_loop()
-        at = loop.time() + max(0.0, deadline - now)
-        timer = self._timer
-        if timer is not None:
-            if timer.when() <= at + 0.001:
-                return
-            timer.cancel()
-        self._timer = loop.call_at(at, self._due)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wakes_at = deadline
+        delay = max(0.0, deadline - now)
+        self._timer = asyncio.get_running_loop().call_later(delay, self._due)
 
     def _due(self) -> None:
         self._timer = None
+        self._wakes_at = math.inf
         now = self._clocks.monotonic()
         try:
             unix_ms = int(self._clocks.unix() * 1000)
@@ -345,4 +349,4 @@ class Dispatcher:
         except Exception:
             self.internal_errors += 1
             log.exception("a deadline failed")
-        self._arm(now)
+        self._wake(now)

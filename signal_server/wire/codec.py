@@ -42,10 +42,15 @@ def decode(text: str, max_depth: int) -> ClientMessage | Refusal:
     The caller has bounded the length. Never raises.
     """
     try:
+        message = _decode(text)
         # Counting brackets is ten times cheaper than walking; only a suspect is walked.
-        if text.count("[") + text.count("{") > max_depth and _depth(text) > max_depth:
+        if (
+            isinstance(getattr(message, "data", None), msgspec.Raw)
+            and text.count("[") + text.count("{") > max_depth
+            and _depth(text) > max_depth
+        ):
             return Refusal(ErrorCode.BAD_REQUEST, f"nested deeper than {max_depth} levels")
-        return _decode(text)
+        return message
     except msgspec.ValidationError as refusal:
         return Refusal(ErrorCode.BAD_REQUEST, str(refusal), _id_of(text))
     except msgspec.DecodeError as refusal:

@@ -133,7 +133,7 @@ def test_full_buckets_are_forgotten_as_new_keys_come() -> None:
         limiter.admit("ping", 1, RateKeys(session=f"s{n}"), 100)
     assert limiter.tracked()["session"] == 500
     for n in range(600):
-        limiter.admit("ping", 1, RateKeys(session=f"t{n}"), 1000 + n)
+        limiter.admit("ping", 1, RateKeys(session=f"t{n}"), 1000 + 60 * n)
     assert limiter.tracked()["session"] <= 3
     assert limiter.tracked()["room"] == 0
 
