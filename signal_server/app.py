@@ -54,8 +54,6 @@ from turn_broker.problem import framework_problem
 log = logging.getLogger("parley.app")
 
 SIGNAL_PATH = "/v1/signal"
-MAX_BODY_BYTES = 1024 * 1024
-"""Above every route's own limit, which answers with a code."""
 GC_THRESHOLDS = (20_000, 20, 50)
 """Sessions live long and make few cycles: Python's 700, 10, 10 look at all of them too often."""
 BACKLOG = 4096
@@ -163,7 +161,9 @@ class Node:
 
     def _web(self, is_dev: bool) -> Starlette:
         registry = metrics.page(
-            metrics.SignalingCollector(self.dispatcher, self.sockets),
+            metrics.SignalingCollector(
+                self.dispatcher, self.sockets, lambda: self.fallback.sessions
+            ),
             CountersCollector(self.counters),
         )
         fragment = {"paths": openapi_paths(), "components": openapi_components()}
@@ -193,14 +193,14 @@ class Node:
             CORSMiddleware,
             allow_origins=self.settings.cors.origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             expose_headers=["Retry-After"],
         )
         return Starlette(
             routes=routes,
             middleware=[cors],
             exception_handlers={HTTPException: framework_problem, ClientDisconnect: _nobody},
-            max_body_size=MAX_BODY_BYTES,
+            max_body_size=2 * self.fallback.max_body_bytes,
         )
 
 
@@ -264,6 +264,8 @@ class Running:
             server_header=False,
             timeout_graceful_shutdown=2,
             backlog=BACKLOG,
+            proxy_headers=bool(node.settings.server.trusted_proxies),
+            forwarded_allow_ips=node.settings.server.trusted_proxies,
             h11_max_incomplete_event_size=64 * 1024,
         )
         self._server = _Server(config)
@@ -299,17 +301,22 @@ class Running:
     async def _go_down(self, drain_s: float) -> None:
         sockets = self._node.sockets
         self._node.dispatcher.drain("shutdown", drain_s)
-        if drain_s and sockets.sockets:
-            log.info("draining", extra={"connections": len(sockets.sockets)})
+        fallback = self._node.fallback
+        if drain_s and (sockets.sockets or fallback.sessions):
+            log.info("draining", extra={"connections": len(sockets.sockets) + fallback.sessions})
             hurry = asyncio.ensure_future(self._hurry.wait())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(drain_s):
-                    await _first(hurry, sockets.wait_empty())
+                    await _first(hurry, self._all_gone())
             hurry.cancel()
         sockets.close_all(CloseCode.GO_AWAY, "shutdown")
-        self._node.fallback.close_all(CloseCode.GO_AWAY, "shutdown")
+        fallback.close_all(CloseCode.GO_AWAY, "shutdown")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(sockets.wait_empty(), 0.5)
+            await asyncio.wait_for(self._all_gone(), 0.5)
+
+    async def _all_gone(self) -> None:
+        await self._node.sockets.wait_empty()
+        await self._node.fallback.wait_empty()
 
 
 async def _first(task: asyncio.Future[Any], other: Coroutine[Any, Any, Any]) -> None:

@@ -5,7 +5,7 @@ Nothing on the hot path knows Prometheus. Labels are codes and message types, ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,9 +27,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class SignalingCollector(Collector):
     """Everything under `signaling_`."""
 
-    def __init__(self, dispatcher: Dispatcher, sockets: SocketServer) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, sockets: SocketServer, http_sessions: Callable[[], int]
+    ) -> None:
         self._dispatcher = dispatcher
         self._sockets = sockets
+        self._http_sessions = http_sessions
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("signaling", "This node.", {"version": version("parley-rtc")})
@@ -42,6 +45,7 @@ class SignalingCollector(Collector):
         tally = switchboard.tally
         levels = {
             "connections": ("Open WebSocket connections.", len(self._sockets.sockets)),
+            "http_sessions": ("Sessions attached over HTTP.", self._http_sessions()),
             "sessions": ("Sessions that have said hello.", len(switchboard.sessions.by_id)),
             "calls": ("Calls that are not over.", len(switchboard.calls)),
             "rooms": ("Rooms with at least one peer.", len(switchboard.rooms)),

@@ -17,19 +17,25 @@ ProblemCode = Literal[
     "bad_request",
     "unauthenticated",
     "token_expired",
+    "superseded",
     "forbidden",
     "not_found",
     "method_not_allowed",
+    "resume_gap",
     "payload_too_large",
+    "unavailable",
 ]
 STATUS_OF: dict[ProblemCode, HTTPStatus] = {
     "bad_request": HTTPStatus.BAD_REQUEST,
     "unauthenticated": HTTPStatus.UNAUTHORIZED,
     "token_expired": HTTPStatus.UNAUTHORIZED,
+    "superseded": HTTPStatus.UNAUTHORIZED,
     "forbidden": HTTPStatus.FORBIDDEN,
     "not_found": HTTPStatus.NOT_FOUND,
     "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
+    "resume_gap": HTTPStatus.CONFLICT,
     "payload_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF: dict[int, ProblemCode] = {
     404: "not_found",

@@ -151,6 +151,7 @@ class Socket(asyncio.Protocol):
         """Frames, or pieces of them."""
         server = self._server
         self._heard = server.wheel.now
+        self._pinged = False
         server.counters.bytes_in += len(data)
         if self._state == _ENDED:
             return
@@ -329,7 +330,6 @@ class Socket(asyncio.Protocol):
         interval = wheel.ticks(limits.ping_interval_s) - 1
         patience = wheel.ticks(limits.ping_timeout_s) - 1
         if idle < interval:
-            self._pinged = False
             server.wait_ticks(self, interval - idle)
         elif not self._pinged or idle < interval + patience:
             if not self._pinged:

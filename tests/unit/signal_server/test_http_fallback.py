@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from signal_server.core.outbox import Outbox
 from signal_server.edge import event_stream, fallback
 from signal_server.edge.fallback import Fallback
-from signal_server.edge.http_connection import REPLIES, HttpConnection
+from signal_server.edge.http_connection import REPLIES, HttpConnection, Reader
 from signal_server.wire.codes import CloseCode
 from signal_server.wire.limits import Limits
 
@@ -395,6 +395,25 @@ async def test_delete_closes_once(world: World) -> None:
     assert (await waiting.done())["code"] == "not_found"
     assert world.endpoint.closed_with == [(-1, CloseCode.NORMAL)]
     await world.over()
+
+
+async def test_delete_closes_whatever_the_bye_did(world: World) -> None:
+    world.endpoint.is_slow = True
+    await world.call("DELETE", "/s1").done()
+    assert world.endpoint.closed_with == [(-1, CloseCode.NORMAL)]
+    await world.over()
+
+
+@pytest.mark.parametrize("ticks", range(8))
+async def test_woken_while_its_time_runs_out(ticks: int) -> None:
+    reader = Reader()
+    sleep = asyncio.create_task(reader.sleep(0, asyncio.Queue[Json]().get))
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    reader.wake()
+    reader.wake()
+    assert await sleep is True
+    reader.wake()
 
 
 async def test_a_bug_costs_its_own_connection_only(world: World) -> None:
