@@ -152,8 +152,12 @@ def test_a_silent_peer_is_pinged_and_then_cut(loop: str) -> None:
         assert (stats["ping_timeout"], stats["sockets"], stats["waiting"]) == (1, 0, 0)
 
 
-def test_a_peer_that_answers_pings_stays() -> None:
-    with echo_server(limits=KEEP_ALIVE) as server, server.open() as client:
+@pytest.mark.parametrize(
+    "limits", [KEEP_ALIVE, {"ping_interval_s": 0.3, "ping_timeout_s": 0.8}], ids=["short", "long"]
+)
+def test_a_peer_that_answers_pings_stays(limits: dict[str, float]) -> None:
+    """Also where a ping may go unanswered for longer than the pause between two."""
+    with echo_server(limits=limits) as server, server.open() as client:
         for _ in range(4):
             assert client.frame() == (PING, b"")
             client.send(masked(PONG))
