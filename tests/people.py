@@ -84,14 +84,14 @@ class Person:
         self.page.goto(f"{self.url}/demo")
         self.page.fill("#name", self.name)
         self.page.click("#create-button")
-        expect(self.page.locator("#room")).to_be_visible()
+        expect(self.page.locator("#room")).to_be_visible(timeout=15_000)
         return self.page.input_value("#link")
 
     def join(self, link: str) -> None:
         self.page.goto(link)
         self.page.fill("#name", self.name)
         self.page.click("#join-button")
-        expect(self.page.locator("#room")).to_be_visible()
+        expect(self.page.locator("#room")).to_be_visible(timeout=15_000)
 
     def call(self, *, video: bool = True) -> None:
         self.page.click(f"[data-call={'video' if video else 'voice'}]")

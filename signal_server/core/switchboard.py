@@ -143,6 +143,7 @@ class Switchboard:
         session = self.sessions.by_connection.get(connection)
         if session is None or not session.outbox.ack(after):
             return None
+        session.former_hash = b""
         return session.outbox.since(after)
 
     def unread(self, connection: int, after: int) -> list[bytes] | None:
@@ -168,6 +169,7 @@ class Switchboard:
             self._too_fast(session, event.connection, request, wait)
             return
         session.refusals = 0
+        session.former_hash = b""
         self._out.fresh_id = event.fresh_id
         reply = self._actions[kind](session, message, now)
         if reply is not None:

@@ -14,7 +14,7 @@ test("the types declare exactly what the module exports", () => {
 
 test("the library needs no DOM", () => {
   assert.equal(typeof globalThis.document, "undefined");
-  for (const name of ["call", "calls", "emitter", "errors", "path", "peer-connection", "reconnect", "roster", "sdp", "session", "signaling"]) {
+  for (const name of ["call", "calls", "emitter", "errors", "event-stream", "http-socket", "inbox", "line", "liveness", "path", "peer-connection", "reconnect", "requests", "roster", "sdp", "session", "signaling", "transports"]) {
     assert.doesNotMatch(read(`js/${name}.js`), /\b(document|window|navigator|localStorage)\b/, name);
   }
 });

@@ -36,9 +36,25 @@ export class FakeSocket {
     this.onclose?.({ code });
   }
 
+  /** Answers the last request of that type. */
+  ok(type, fields = {}) {
+    this.say({ type: "ok", id: this.lastSent(type).id, ...fields });
+  }
+
   /** The last message of that type that the client sent. */
   lastSent(type) {
     return this.sent.findLast((message) => message.type === type);
+  }
+
+  /** The session that the client wants goes on. */
+  resumed(fields = {}) {
+    this.open();
+    const { session, last_seq } = this.lastSent("hello").resume;
+    this.say({
+      type: "resumed", session, peer: "me", identity: "ada", node: "n", region: "local",
+      resume: { secret: "y", window_s: 60 }, from_seq: last_seq + 1, replayed: 0,
+      ping_interval_s: 10, limits: {}, calls: [], ...fields,
+    });
   }
 
   welcome(fields = {}) {
@@ -47,6 +63,84 @@ export class FakeSocket {
       type: "welcome", session: "s1", peer: "me", identity: "ada", node: "n", region: "local",
       resume: { secret: "x", window_s: 60 }, ping_interval_s: 10, limits: {}, ...fields,
     });
+  }
+}
+
+/** What a server does with the calls of devices `{socket, identity}`, by device name. */
+export class FakeCalls {
+  calls = [];
+  #devices;
+
+  constructor(devices) {
+    this.#devices = devices;
+  }
+
+  /** Returns what the ok carries. */
+  handle(sender, { type, ...message }) {
+    if (type === "call_invite") return this.#invite(sender, message);
+    const call = this.calls.find(({ id }) => id === message.call);
+    if (!call || call.isOver) return {};
+    if (type === "call_ringing") this.#tell(call.caller, call, "call_ringing", this.#device(sender));
+    if (type === "call_accept") this.#accept(call, sender, message.media);
+    if (type === "call_cancel") this.#end(call, "canceled", sender);
+    if (type === "call_hangup") this.#end(call, message.reason ?? "user_hangup", sender);
+    if (type === "call_reject" && !call.callee) {
+      call.legs.delete(sender);
+      if (message.reason === "declined" || call.legs.size === 0) this.#end(call, message.reason, sender);
+    }
+    return {};
+  }
+
+  say(name, message) {
+    queueMicrotask(() => this.#devices[name].socket.say(message));
+  }
+
+  #device(name) {
+    return { device: name, identity: this.#devices[name].identity };
+  }
+
+  #invite(caller, { to, media, data }) {
+    const legs = Object.keys(this.#devices).filter((name) => to.includes(this.#devices[name].identity));
+    const call = { id: `c${this.calls.length + 1}`, caller, media, legs: new Set(legs), isOver: false };
+    const rival = this.calls.find((one) => !one.isOver && one.legs.has(caller) && call.legs.has(one.caller));
+    this.calls.push(call);
+    if (rival) {
+      call.legs.clear();
+      queueMicrotask(() => {
+        this.#end(call, "answered_elsewhere", null, rival.id);
+        this.#accept(rival, caller, rival.media);
+      });
+      return { call: call.id };
+    }
+    const from = this.#devices[caller];
+    for (const name of legs) {
+      const waiting = this.calls.some((one) => one.callee === name && !one.isOver);
+      this.#tell(name, call, "call_invite", { from: caller, identity: from.identity, room: "garden", media, lifetime_s: 45, waiting, data });
+    }
+    return { call: call.id };
+  }
+
+  #accept(call, callee, media) {
+    const [from, to] = [this.#devices[call.caller], this.#devices[callee]];
+    const pair = { from: call.caller, device: callee, room: "garden", media };
+    for (const other of call.legs) {
+      if (other !== callee) this.#tell(other, call, "call_ended", { reason: "answered_elsewhere", device: callee });
+    }
+    Object.assign(call, { legs: new Set(), callee });
+    this.#tell(call.caller, call, "call_accepted", { ...pair, identity: to.identity });
+    this.#tell(callee, call, "call_accepted", { ...pair, identity: from.identity });
+  }
+
+  #end(call, reason, by, replaced_by) {
+    if (call.isOver) return;
+    call.isOver = true;
+    for (const name of new Set([call.caller, ...(call.callee ? [call.callee] : []), ...call.legs])) {
+      if (name !== by) this.#tell(name, call, "call_ended", { reason, replaced_by });
+    }
+  }
+
+  #tell(name, call, type, fields) {
+    this.say(name, { type, call: call.id, ...fields });
   }
 }
 
@@ -177,11 +271,10 @@ export class FakeClient {
     return ok;
   }
 
-  notify(type, fields) {
+  post(type, fields) {
     const message = { type, ...fields };
     this.sent.push(message);
     this.wire(message);
-    return true;
   }
 
   async freshIceServers() {

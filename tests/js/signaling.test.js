@@ -9,7 +9,7 @@ let clients = [];
 
 function newClient(options = {}) {
   const client = new SignalingClient({
-    url: "ws://x/v1/signal", token: "t", WebSocket: FakeSocket, random: () => 0.5, ...options,
+    url: "ws://x/v1/signal", token: "t", transport: "websocket", WebSocket: FakeSocket, random: () => 0.5, ...options,
   });
   clients.push(client);
   return client;
@@ -97,35 +97,6 @@ test("a request while disconnected is refused at once", async () => {
   const client = newClient();
   await assert.rejects(client.request("leave"), { code: "unavailable", retryable: true });
   assert.equal(client.notify("bye"), false);
-});
-
-test("losing the connection refuses what waits, reconnects and enters the room again", async () => {
-  const client = await inRoom();
-  const states = [];
-  client.on("state", ({ state }) => states.push(state));
-  const waiting = client.request("message", { data: 1 });
-  FakeSocket.last.drop(1006);
-  await assert.rejects(waiting, { code: "unavailable" });
-  assert.equal(FakeSocket.all.length, 1);
-  mock.timers.tick(249);
-  assert.equal(FakeSocket.all.length, 1);
-  mock.timers.tick(1);
-  await settle();
-  assert.equal(FakeSocket.all.length, 2);
-  FakeSocket.last.welcome({ peer: "me2" });
-  assert.deepEqual(states, ["reconnecting", "open"]);
-  assert.deepEqual(FakeSocket.last.lastSent("join").data, { name: "Ada" });
-  assert.equal(client.peer, "me2");
-});
-
-test("the numbering starts again with a new session", async () => {
-  const client = await inRoom();
-  FakeSocket.last.drop(1006);
-  mock.timers.tick(250);
-  await settle();
-  FakeSocket.last.welcome();
-  FakeSocket.last.say({ type: "room", seq: 1, room: "garden", epoch: 1, revision: 9, peers: [entry("bob")] });
-  assert.deepEqual([...client.peers.keys()], ["bob"]);
 });
 
 test("delays grow while connections fail and start over after a settled one", async () => {
@@ -224,6 +195,19 @@ test("pongs keep the connection and measure the round trip", async () => {
   assert.equal(FakeSocket.last.sent.filter(({ type }) => type === "ping").length, 3);
 });
 
+test("go_away moves the session by itself, no earlier than it says", async () => {
+  const client = await opened();
+  const first = FakeSocket.last;
+  first.say({ type: "go_away", seq: 1, reason: "draining", reconnect_after_ms: 2000, deadline_ms: 5000 });
+  mock.timers.tick(2249);
+  assert.equal(client.state, "open");
+  mock.timers.tick(1);
+  await settle();
+  assert.deepEqual([first.closedWith, FakeSocket.all.length], [4000, 2]);
+  FakeSocket.last.resumed();
+  assert.equal(client.state, "open");
+});
+
 test("go_away names the earliest return", async () => {
   await opened();
   FakeSocket.last.say({ type: "go_away", seq: 1, reason: "draining", reconnect_after_ms: 2000, deadline_ms: 5000 });
@@ -246,7 +230,9 @@ test("the roster follows joins, changes and departures", async () => {
   FakeSocket.last.say({ type: "peer_updated", seq: 3, revision: 7, peer: "bob", identity: "bob", data: { hand: true } });
   FakeSocket.last.say({ type: "peer_left", seq: 4, revision: 8, peer: "eve", identity: "eve", reason: "left" });
   assert.deepEqual(seen, ["peer_joined eve", "peer_updated bob", "peer_left eve"]);
-  assert.deepEqual(client.peers.get("bob"), { peer: "bob", identity: "bob", polite: false, name: null, data: { hand: true } });
+  assert.deepEqual(client.peers.get("bob"), { peer: "bob", identity: "bob", polite: false, name: null, connected: true, data: { hand: true } });
+  FakeSocket.last.say({ type: "peer_updated", seq: 5, revision: 9, peer: "bob", identity: "bob", connected: false });
+  assert.deepEqual([client.peers.get("bob").connected, client.peers.get("bob").data], [false, { hand: true }]);
   assert.equal(client.peers.size, 1);
 });
 
@@ -267,13 +253,14 @@ test("a missing revision asks for a new snapshot", async () => {
 
 test("the revision of an own update is not a gap, told or untold", async () => {
   const client = await inRoom([entry("bob")]);
+  let seq = 1;
   for (const [base, echo] of [[6, false], [8, true]]) {
     const updated = client.update({ base });
     const { id } = FakeSocket.last.lastSent("update");
     FakeSocket.last.say({ type: "ok", id });
     await updated;
-    if (echo) FakeSocket.last.say({ type: "peer_updated", seq: base + 10, revision: base, peer: "me", identity: "ada", data: 1 });
-    FakeSocket.last.say({ type: "peer_updated", seq: base + 11, revision: base + 1, peer: "bob", identity: "bob", data: base });
+    if (echo) FakeSocket.last.say({ type: "peer_updated", seq: ++seq, revision: base, peer: "me", identity: "ada", data: 1 });
+    FakeSocket.last.say({ type: "peer_updated", seq: ++seq, revision: base + 1, peer: "bob", identity: "bob", data: base });
   }
   assert.equal(FakeSocket.last.sent.filter(({ type }) => type === "join").length, 1);
   assert.equal(client.peers.get("bob").data, 8);

@@ -20,8 +20,9 @@ keeps<typeof promised.shouldReconnect>(reconnectModule.shouldReconnect);
 export async function use(client: promised.SignalingClient, stream: MediaStream): Promise<number> {
   const off = client.on("peer_joined", ({ peer, data }) => client.send(peer, data));
   const { peers } = await client.join("garden", { name: "Ada" });
-  const [first] = peers;
-  if (first) client.call(first.peer, { stream, iceTransportPolicy: "relay" }).on("ended", ({ reason }) => reason.length);
+  for (const to of ["ada", ["ada", "bob"], ...peers]) {
+    client.call(to, { stream, iceTransportPolicy: "relay", lifetimeS: 30 }).on("ended", ({ reason }) => reason.length);
+  }
   // @ts-expect-error an event that does not exist
   client.on("no_such_event", () => {});
   // @ts-expect-error the url is required

@@ -1,6 +1,6 @@
 /**
- * A call between two peers of a room: ring, accept, decline, hang up, and the media of one
- * connection. Ringing travels as application messages between the two peers; calls.js routes them.
+ * One call, as this device sees it: the steps that the server keeps (invite, ringing, accept,
+ * reject, cancel, hang up), and then the media of one connection to the device that answered.
  *
  * The audio and video transceivers exist from the start and stay sendrecv, so that camera and
  * microphone come and go by replaceTrack, without a new negotiation.
@@ -10,13 +10,14 @@
 import { Emitter } from "./emitter.js";
 
 /** @typedef {import("./parley.d.ts").SignalingClient} Client */
+/** @typedef {import("./parley.d.ts").CallFacts} CallFacts */
 /** @typedef {import("./parley.d.ts").CallOptions} CallOptions */
 /** @typedef {import("./parley.d.ts").CallMedia} CallMedia */
 /** @typedef {import("./parley.d.ts").PeerConnection} PeerConnection */
-/** @typedef {"invite" | "accept" | "decline" | "cancel" | "hangup" | "busy" | "media" | "reconnect" | "ready"} Action */
+/** @typedef {"media" | "reconnect" | "ready"} Topic what parties tell each other during a call */
 
-const RING_MS = 45_000;
 const RECONNECT_MS = 15_000;
+const STEP_MS = 30_000;
 const KINDS = /** @type {const} */ (["audio", "video"]);
 
 /** @extends {Emitter<import("./parley.d.ts").CallEvents>} */
@@ -26,7 +27,7 @@ export class Call extends Emitter {
   /** @type {string | null} */
   endReason = null;
   /** @type {CallMedia} */
-  remoteMedia = { audio: false, video: false };
+  remoteMedia;
   /** @type {MediaStream | null} */
   remoteStream = null;
   /** @type {PeerConnection | null} */
@@ -37,6 +38,10 @@ export class Call extends Emitter {
   /** @type {Record<"audio" | "video", MediaStreamTrack | null>} */
   #tracks = { audio: null, video: null };
   #muted = false;
+  /** The server has paired the two devices. */
+  #isPaired = false;
+  /** This side makes the offers. */
+  #offers = false;
   /** This side asked for a new connection and waits for the other to be ready. */
   #reconnecting = false;
   #attempt = 0;
@@ -45,24 +50,25 @@ export class Call extends Emitter {
 
   /**
    * @param {Client} client
-   * @param {string} peer
-   * @param {string} id
-   * @param {"incoming" | "outgoing"} direction
+   * @param {CallFacts} facts
    * @param {CallOptions} options
    */
-  constructor(client, peer, id, direction, options) {
+  constructor(client, facts, options) {
     super();
     this.#client = client;
     this.#options = options;
-    this.peer = peer;
-    this.identity = client.peers.get(peer)?.identity ?? null;
-    this.id = id;
-    this.direction = direction;
-    this.state = direction === "outgoing" ? "calling" : "ringing";
+    /** Given by the server. */
+    this.id = facts.id ?? null;
+    this.direction = facts.direction;
+    /** The other device; of an outgoing call known once one has answered. */
+    this.peer = facts.peer ?? null;
+    this.identity = facts.identity;
+    this.room = facts.room ?? null;
+    this.isWaiting = facts.isWaiting ?? false;
+    this.data = facts.data ?? null;
+    this.remoteMedia = facts.media ?? { audio: false, video: false };
+    this.state = facts.direction === "outgoing" ? "calling" : "ringing";
     this.#take(options.stream);
-    // The caller cancels; the callee only forgets a caller who vanished, so it waits longer.
-    const patience = direction === "outgoing" ? RING_MS : RING_MS + 15_000;
-    this.#timer = setTimeout(() => this.#unanswered(), options.ringMs ?? patience);
   }
 
   /** What this side sends. @returns {CallMedia} */
@@ -74,43 +80,66 @@ export class Call extends Emitter {
     return this.#muted;
   }
 
-  invite() {
-    const wanted = { audio: true, video: this.#options.video ?? this.#tracks.video !== null };
-    this.#tell("invite", { media: wanted }).catch(() => this.end("unreachable"));
+  /**
+   * @param {string[]} to identities
+   * @returns {Promise<void>}
+   */
+  async invite(to) {
+    const { lifetimeS, data, room } = this.#options;
+    const invitation = { to, media: this.#wish(), lifetime_s: lifetimeS, data, room: room ?? undefined };
+    try {
+      const { call } = await this.#client.request("call_invite", invitation, { timeoutMs: STEP_MS });
+      this.id ??= call;
+    } catch (error) {
+      this.end("unreachable", /** @type {Error} */ (error));
+    }
+    // Given up before the server had given it a name.
+    if (this.state === "ended") this.#step("call_cancel");
+  }
+
+  /** Tell the caller that this device rings. */
+  ring() {
+    this.#step("call_ringing");
   }
 
   /**
-   * Answer an incoming call.
+   * Answer an incoming call. Without `video` in the options, video depends on the stream.
    * @param {CallOptions} [options]
    * @returns {Promise<void>}
    */
   async accept(options = {}) {
-    if (this.state !== "ringing") return;
+    if (this.state !== "ringing" || this.direction !== "incoming") return;
     this.#options = options;
     this.#take(options.stream);
+    for (const other of this.#client.calls) {
+      const isRinging = other.direction === "incoming" && other.state === "ringing";
+      if (other !== this && !isRinging) other.hangup();
+    }
     this.#setState("connecting");
-    if (!(await this.#connect())) return;
+    const answer = { call: this.id, media: this.#wish() };
     try {
-      await this.#tell("accept", { media: this.media });
-    } catch {
-      this.end("unreachable");
+      await this.#client.request("call_accept", answer, { timeoutMs: STEP_MS });
+    } catch (error) {
+      if (!this.#isPaired) this.end("unreachable", /** @type {Error} */ (error));
     }
   }
 
-  /** @param {string} [reason] */
-  decline(reason = "declined") {
-    if (this.state !== "ringing") return;
-    this.#tell("decline").catch(() => {});
-    this.end(reason);
+  /** Refuse an incoming call, for all devices of this identity. */
+  decline() {
+    this.#reject("declined");
+  }
+
+  /** Refuse an incoming call on this device; others may still answer it. */
+  busy() {
+    this.#reject("busy");
   }
 
   /** End the call, or stop ringing. */
   hangup() {
     if (this.state === "ended") return;
-    if (this.state === "ringing") return this.decline();
-    const isCalling = this.state === "calling";
-    this.#tell(isCalling ? "cancel" : "hangup").catch(() => {});
-    this.end(isCalling ? "canceled" : "user_hangup");
+    if (this.direction === "incoming" && this.state === "ringing") return this.decline();
+    const isPending = this.state === "calling" || this.state === "ringing";
+    this.#leave(isPending ? "call_cancel" : "call_hangup", isPending ? "canceled" : "user_hangup");
   }
 
   /**
@@ -146,42 +175,37 @@ export class Call extends Emitter {
     if (!this.connection || this.state === "ended") return;
     this.#disconnect();
     this.#reconnecting = true;
-    this.#timer = setTimeout(() => this.end("unreachable"), RECONNECT_MS);
-    await this.#tell("reconnect").catch(() => this.end("unreachable"));
+    this.#timer = setTimeout(() => this.#drop(), RECONNECT_MS);
+    await this.#tell("reconnect");
   }
 
   /**
-   * Both sides rang each other and the other's call is the one that counts.
-   * @param {string} id
+   * Whether this call is about to connect to that device.
+   * @param {string} peer
    */
-  yieldTo(id) {
-    this.id = id;
-    this.direction = "incoming";
-    this.state = "ringing";
-    void this.accept(this.#options);
+  awaits(peer) {
+    return this.state === "connecting" && this.#isPaired && this.peer === peer && this.connection === null;
   }
 
-  /** @param {{action: Action, media?: unknown}} message */
-  receive({ action, media }) {
-    switch (action) {
-      case "accept":
-        if (this.state === "calling") void this.#accepted(mediaOf(media));
-        break;
-      case "decline":
-        this.end("declined");
-        break;
-      case "busy":
-        this.end("busy");
-        break;
-      case "cancel":
-        this.end("canceled");
-        break;
-      case "hangup":
-        this.end("user_hangup");
-        break;
+  /** @param {any} message of the server */
+  receive(message) {
+    switch (message.type) {
+      case "call_ringing":
+        if (this.state === "calling") this.#setState("ringing");
+        return this.emit("ringing", { device: message.device, identity: message.identity });
+      case "call_accepted":
+        return this.#paired(message);
+      case "call_ended":
+        return this.end(message.reason);
+    }
+  }
+
+  /** @param {{about: Topic, media?: unknown}} data of the other party */
+  said({ about, media }) {
+    switch (about) {
       case "reconnect":
         // Both asked at once: the caller's wish is followed, each side with its own policy.
-        if (!this.#reconnecting || this.direction === "incoming") void this.#reconnect();
+        if (!this.#reconnecting || !this.#offers) void this.#reconnect();
         break;
       case "ready":
         if (this.#reconnecting) void this.#offerMedia();
@@ -192,33 +216,91 @@ export class Call extends Emitter {
     }
   }
 
-  /** @param {string} reason */
-  end(reason) {
+  /**
+   * The call is over on this device; the server knows, or is told by the one who asks.
+   * @param {string} reason
+   * @param {Error | null} [error]
+   */
+  end(reason, error = null) {
     if (this.state === "ended") return;
     clearTimeout(this.#timer);
     this.endReason = reason;
     this.#setState("ended");
     this.connection?.close(reason);
-    this.emit("ended", { reason });
+    this.emit("ended", { reason, error });
   }
 
-  /** @param {CallMedia} media */
-  async #accepted(media) {
-    this.remoteMedia = media;
+  /** @param {"declined" | "busy"} reason */
+  #reject(reason) {
+    if (this.state !== "ringing" || this.direction !== "incoming") return;
+    this.#step("call_reject", { reason });
+    this.end(reason);
+  }
+
+  /**
+   * @param {"call_cancel" | "call_hangup"} step
+   * @param {string} reason
+   */
+  #leave(step, reason) {
+    if (this.state === "ended") return;
+    this.#step(step, step === "call_hangup" ? { reason } : {});
+    this.end(reason);
+  }
+
+  /** The other device is not to be had any more. */
+  #drop() {
+    if (this.state === "ended") return;
+    this.#step("call_hangup");
+    this.end("unreachable");
+  }
+
+  /**
+   * Tell the server. What it answers does not change what this device does.
+   * @param {string} type
+   * @param {Record<string, unknown>} [fields]
+   */
+  #step(type, fields = {}) {
+    if (this.id === null) return;
+    const message = { call: this.id, ...fields };
+    this.#client.request(type, message, { timeoutMs: STEP_MS }).catch(() => {});
+  }
+
+  /** @param {any} message call_accepted */
+  #paired({ from, device, identity, room, media }) {
+    if (this.#isPaired || this.state === "ended") return;
+    this.#isPaired = true;
+    this.#offers = from === this.#client.peer;
+    this.peer = this.#offers ? device : from;
+    this.identity = identity;
+    this.room = room;
     this.#setState("connecting");
-    this.emit("media", media);
-    await this.#offerMedia();
+    if (this.#offers) {
+      this.remoteMedia = mediaOf(media);
+      this.emit("media", this.remoteMedia);
+    }
+    this.emit("accepted", { device, identity, media: mediaOf(media) });
+    void this.#meet();
+  }
+
+  /** The server joins the two devices in a room. The one who called offers. */
+  async #meet() {
+    const isThere = await this.#client.present(this.peer ?? "");
+    if (this.state === "ended") return;
+    if (!isThere) return this.#drop();
+    if (this.#offers) await this.#offerMedia();
+    else await this.#connect();
     // The invitation said what was wished for; this is what there is.
     this.#tellMedia();
   }
 
   async #offerMedia() {
     this.#reconnecting = false;
-    if (!(await this.#connect())) return;
+    const connection = await this.#connect();
+    if (!connection) return;
     const streams = this.#options.stream ? [this.#options.stream] : [];
     for (const kind of KINDS) {
       const track = this.#tracks[kind] ?? kind;
-      this.connection?.rtc.addTransceiver(track, { direction: "sendrecv", streams });
+      connection.rtc.addTransceiver(track, { direction: "sendrecv", streams });
     }
   }
 
@@ -227,7 +309,7 @@ export class Call extends Emitter {
     if (this.state !== "connecting" && this.state !== "active") return;
     this.#reconnecting = false;
     this.#disconnect();
-    if (await this.#connect()) await this.#tell("ready").catch(() => this.end("unreachable"));
+    if (await this.#connect()) await this.#tell("ready");
   }
 
   #disconnect() {
@@ -238,7 +320,7 @@ export class Call extends Emitter {
     this.#setState("connecting");
   }
 
-  /** @returns {Promise<boolean>} false when the call, or this attempt, is over before it exists */
+  /** @returns {Promise<PeerConnection | null>} null when the call, or this attempt, is over before */
   async #connect() {
     const attempt = ++this.#attempt;
     clearTimeout(this.#timer);
@@ -250,8 +332,8 @@ export class Call extends Emitter {
       // Without servers a direct connection may still work.
       this.emit("warning", /** @type {Error} */ (error));
     }
-    if (this.state === "ended" || attempt !== this.#attempt) return false;
-    const connection = this.#client.peerConnection(this.peer, {
+    if (this.state === "ended" || attempt !== this.#attempt) return null;
+    const connection = this.#client.peerConnection(this.peer ?? "", {
       rtcConfiguration: { iceServers: iceServers ?? [], iceTransportPolicy, bundlePolicy: "max-bundle" },
       beforeAnswer: () => this.#attach(),
     });
@@ -260,15 +342,12 @@ export class Call extends Emitter {
     connection.on("connectionstate", (state) => {
       if (state === "connected" && this.state === "connecting") this.#setState("active");
     });
-    connection.on("failed", () => {
-      this.#tell("hangup").catch(() => {});
-      this.end("ice_failed");
-    });
+    connection.on("failed", () => this.#leave("call_hangup", "ice_failed"));
     connection.on("closed", () => {
-      if (this.connection === connection) this.end("unreachable");
+      if (this.connection === connection) this.#drop();
     });
     this.emit("connection", connection);
-    return true;
+    return connection;
   }
 
   /** Callee: put the own tracks on the transceivers that the offer brought. */
@@ -306,25 +385,32 @@ export class Call extends Emitter {
     }
   }
 
-  #unanswered() {
-    if (this.direction === "outgoing") this.#tell("cancel").catch(() => {});
-    this.end("no_answer");
+  /** What this side wants to use. @returns {CallMedia} */
+  #wish() {
+    const { audio = true, video = this.#tracks.video !== null } = this.#options;
+    return { audio, video };
   }
 
   #tellMedia() {
-    if (this.connection) this.#tell("media", { media: this.media }).catch(() => {});
+    if (this.connection) void this.#tell("media", { media: this.media });
   }
 
   /**
-   * @param {Action} action
+   * @param {Topic} about
    * @param {Record<string, unknown>} [fields]
    */
-  #tell(action, fields = {}) {
-    return this.#client.send(this.peer, { parley: "call", action, call: this.id, ...fields });
+  async #tell(about, fields = {}) {
+    const data = { parley: "call", call: this.id, about, ...fields };
+    try {
+      await this.#client.send(this.peer ?? "", data);
+    } catch {
+      // Whoever is gone is announced by the server.
+    }
   }
 
   /** @param {import("./parley.d.ts").CallState} state */
   #setState(state) {
+    if (this.state === state) return;
     this.state = state;
     this.emit("state", state);
   }

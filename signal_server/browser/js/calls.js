@@ -1,5 +1,5 @@
 /**
- * The calls of one client: which message belongs to which call, and who is busy.
+ * The calls of one client: which message belongs to which call, and whether this device is busy.
  * @module
  */
 
@@ -7,73 +7,130 @@ import { Call, mediaOf } from "./call.js";
 
 /** @typedef {import("./parley.d.ts").CallOptions} CallOptions */
 
-/** The calls of one client: at most one that is not over. */
+/** Messages kept of calls that this device has placed and that have no id yet. */
+const EARLY = 64;
+/** What a resumed session has missed has come by then. */
+const REPLAY_MS = 5_000;
+
 export class Calls {
   #client;
-  /** @type {Call | null} */
-  #current = null;
+  /** @type {Set<Call>} */
+  #calls = new Set();
+  /** @type {any[]} */
+  #early = [];
 
   /** @param {any} client */
   constructor(client) {
     this.#client = client;
   }
 
+  /** Those that are not over. @returns {Call[]} */
+  get current() {
+    return [...this.#calls];
+  }
+
   /**
-   * @param {string} peer
+   * @param {string[]} to identities
    * @param {CallOptions} options
    * @returns {Call}
    */
-  place(peer, options) {
-    this.#current?.hangup();
-    const call = new Call(this.#client, peer, callId(), "outgoing", options);
+  place(to, options) {
+    this.hangupAll();
+    const [identity = ""] = to;
+    const call = new Call(this.#client, { direction: "outgoing", identity }, options);
     this.#hold(call);
-    call.invite();
+    call.invite(to).then(() => {
+      for (const message of this.#early.splice(0)) this.receive(message);
+    });
     return call;
   }
 
-  /** @param {{from: string, identity: string, data: any}} message */
-  receive({ from, data }) {
-    const current = this.#current;
-    if (data.action !== "invite") {
-      if (current?.peer === from && current.id === data.call) current.receive(data);
+  /**
+   * @param {any} message of the server about a call
+   */
+  receive(message) {
+    if (message.type === "call_invite") return this.#rung(message);
+    const call = this.#find(message.call);
+    if (!call) {
+      // Over HTTP this may overtake the answer that gives the call its id.
+      const isEarly = this.current.some(({ id }) => id === null) && this.#early.length < EARLY;
+      if (isEarly) this.#early.push(message);
       return;
     }
-    if (typeof data.call !== "string") return;
-    if (current?.peer === from && current.state === "calling") {
-      // Both ring each other: the lesser id is the call, on both sides.
-      if (data.call < current.id) current.yieldTo(data.call);
-      return;
+    if (message.type === "call_ended" && message.replaced_by && call.direction === "outgoing") {
+      return this.#replace(call, message.replaced_by);
     }
-    if (current) {
-      this.#client.send(from, { parley: "call", action: "busy", call: data.call }).catch(() => {});
-      return;
-    }
-    const call = new Call(this.#client, from, data.call, "incoming", {});
-    call.remoteMedia = mediaOf(data.media);
+    call.receive(message);
+  }
+
+  /**
+   * What the other party of a call says about its side.
+   * @param {{from: string, data: any}} message
+   */
+  said({ from, data }) {
+    const call = this.#find(data.call);
+    if (call?.peer === from) call.said(data);
+  }
+
+  /**
+   * A session goes on. What was missed follows; this catches what is missing even then.
+   * @param {{call: string}[]} known to the server
+   */
+  resumed(known) {
+    const ids = new Set(known.map(({ call }) => call));
+    const gone = this.current.filter(({ id }) => id !== null && !ids.has(id));
+    if (gone.length) setTimeout(() => gone.forEach((call) => call.end("unreachable")), REPLAY_MS);
+  }
+
+  /** @param {string} reason */
+  endAll(reason) {
+    for (const call of this.current) call.end(reason);
+  }
+
+  hangupAll() {
+    for (const call of this.current) call.hangup();
+  }
+
+  /** @param {any} message */
+  #rung(message) {
+    if (this.#find(message.call)) return;
+    const call = new Call(this.#client, {
+      direction: "incoming",
+      id: message.call,
+      peer: message.from,
+      identity: message.identity,
+      room: message.room,
+      media: mediaOf(message.media),
+      isWaiting: message.waiting === true,
+      data: message.data ?? null,
+    }, {});
+    if (this.#calls.size > 0 && !this.#client.options.callWaiting) return call.busy();
     this.#hold(call);
+    call.ring();
     this.#client.emit("call", call);
   }
 
   /**
-   * @param {string} reason
-   * @param {string} [peer] only with this peer
+   * Both parties have called each other, and the server has joined them in one call.
+   * @param {Call} call
+   * @param {string} id of the call that goes on
    */
-  endAll(reason, peer) {
-    const call = this.#current;
-    if (call && (peer === undefined || call.peer === peer)) call.end(reason);
+  #replace(call, id) {
+    this.#find(id)?.end("answered_elsewhere");
+    call.id = id;
+  }
+
+  /** @param {string | null} id */
+  #find(id) {
+    return this.current.find((call) => call.id === id && id !== null);
   }
 
   /** @param {Call} call */
   #hold(call) {
-    this.#current = call;
+    this.#calls.add(call);
     call.once("ended", () => {
-      if (this.#current === call) this.#current = null;
+      this.#calls.delete(call);
+      this.#client.callOver(call);
     });
   }
-}
-
-/** @returns {string} */
-function callId() {
-  const digits = Array.from({ length: 4 }, () => Math.floor(Math.random() * 2 ** 32).toString(36));
-  return digits.join("").slice(0, 26);
 }

@@ -10,6 +10,9 @@ export const ENDINGS = /** @type {Record<string, (who: string) => string>} */ ({
   busy: (who) => `${who} is in another call.`,
   no_answer: (who) => `${who} does not answer.`,
   canceled: () => "The call was canceled.",
+  answered_elsewhere: () => "Answered on another of your devices.",
+  kicked: () => "You were removed from the room.",
+  server: () => "The server has ended the call.",
   unreachable: (who) => `${who} is not there any more.`,
   ice_failed: () => "The two devices cannot reach each other. Test the network, or ask for a way to the relay.",
 });
@@ -29,7 +32,8 @@ export const REFUSALS = /** @type {Record<string, string>} */ ({
  * @param {number} others in the room
  */
 export function curtainWords(state, who, others) {
-  if (state === "calling") return [`Ringing ${who}`, "Waiting for an answer."];
+  if (state === "calling") return [`Calling ${who}`, "Waiting for a device to ring."];
+  if (state === "ringing") return [`Ringing ${who}`, "Waiting for an answer."];
   if (state === "connecting") return [who, "Connecting."];
   if (state === "active") return [who, "Camera off"];
   if (others > 0) return ["Ready when you are", "Call somebody in this room. Camera and microphone open when you do."];

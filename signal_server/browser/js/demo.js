@@ -23,6 +23,8 @@ let call = null;
 /** @type {MediaStream | null} */
 let stream = null;
 let roomName = "";
+/** How the last call ended; said until something happens here. */
+let farewell = "";
 let relayOnly = false;
 /** @type {ReturnType<typeof setInterval> | undefined} */
 let polling;
@@ -34,8 +36,10 @@ async function enter(room) {
   roomName = room;
   setBusy(true);
   byId("lobby-error").hidden = true;
-  const identity = `guest-${randomName(6)}`;
-  const name = byId("name").value.trim() || "Guest";
+  const given = byId("name").value.trim();
+  const name = given || "Guest";
+  // The same name twice in a room is one person with two devices. Without a name: somebody else.
+  const identity = `${given || `guest-${randomName(6)}`}@${room}`;
   try {
     const getToken = () => accessToken(identity, room);
     await getToken();
@@ -86,15 +90,27 @@ function leave() {
 
 // People --------------------------------------------------------------------------------------
 
-/** @param {string} peer */
-function nameOf(peer) {
-  const known = client.peers.get(peer);
-  return String(known?.data?.name ?? known?.name ?? known?.identity ?? "Guest").slice(0, 40);
+/** @param {string} identity */
+function nameOf(identity) {
+  const known = [...client.peers.values()].find((peer) => peer.identity === identity);
+  return String(known?.data?.name ?? known?.name ?? identity.replace(/@[^@]*$/, "")).slice(0, 40);
+}
+
+/** The others by identity, each with its devices. @returns {Map<string, Peer[]>} */
+function others() {
+  /** @type {Map<string, Peer[]>} */
+  const found = new Map();
+  for (const peer of client.peers.values()) {
+    if (peer.identity === client.welcome?.identity) continue;
+    found.set(peer.identity, [...(found.get(peer.identity) ?? []), peer]);
+  }
+  return found;
 }
 
 function listen() {
   for (const name of /** @type {const} */ (["room", "peer_joined", "peer_left", "peer_updated"])) {
     client.on(name, () => {
+      if (name === "peer_joined") farewell = "";
       drawPeople();
       if (!call) drawCall();
     });
@@ -105,17 +121,20 @@ function listen() {
     byId("ring").focus();
   });
   client.on("state", () => drawStatus());
+  client.on("session_lost", () => notify(["The connection to the server was away for too long. You are back in the room."]));
   client.on("error", (error) => notify([error.message]));
 }
 
 function drawPeople() {
-  const items = [...client.peers.values()].map(({ peer }) => {
-    const who = nameOf(peer);
+  const items = [...others()].map(([identity, devices]) => {
+    const who = nameOf(identity);
+    const isAway = devices.every(({ connected }) => !connected);
+    const extra = isAway ? "reconnecting" : devices.length > 1 ? `${devices.length} devices` : "";
     return element("li", {}, [
       element("span", { className: "face", textContent: initial(who), ariaHidden: "true" }),
-      element("span", { className: "who", textContent: who }),
-      callButton(peer, `Call ${who}`, "camera", true),
-      callButton(peer, `Call ${who} without video`, "phone", false),
+      element("span", { className: "who" }, [who, element("span", { className: "soft small", textContent: extra && ` ${extra}` })]),
+      callButton(identity, `Call ${who}`, "camera", true),
+      callButton(identity, `Call ${who} without video`, "phone", false),
     ]);
   });
   byId("people").replaceChildren(...items);
@@ -123,19 +142,19 @@ function drawPeople() {
 }
 
 /**
- * @param {string} peer
+ * @param {string} identity
  * @param {string} label
  * @param {string} symbol
  * @param {boolean} video
  */
-function callButton(peer, label, symbol, video) {
+function callButton(identity, label, symbol, video) {
   const button = element("button", {
     className: `button square${video ? " primary" : ""}`,
     type: "button",
     title: label,
     ariaLabel: label,
     disabled: call !== null,
-    onclick: () => void place(peer, video),
+    onclick: () => void place(identity, video),
   }, [icon(symbol)]);
   button.dataset.call = video ? "video" : "voice";
   return button;
@@ -147,27 +166,31 @@ const initial = (who) => [...who][0]?.toUpperCase() ?? "?";
 // Calls ---------------------------------------------------------------------------------------
 
 /**
- * @param {string} peer
+ * @param {string} identity
  * @param {boolean} video
  */
-async function place(peer, video) {
+async function place(identity, video) {
   const opened = await devices(video);
   const ringing = /** @type {Call | null} */ (call);
   // Both wanted to call at the same moment: that is a call.
-  if (ringing?.peer === peer && ringing.state === "ringing") {
-    return ringing.accept({ stream: opened, iceTransportPolicy: policy() });
+  if (ringing?.identity === identity && isRung(ringing)) {
+    return ringing.accept({ stream: opened, video, iceTransportPolicy: policy() });
   }
-  if (ringing || !client.peers.has(peer)) return closeDevices();
-  begin(client.call(peer, { stream: opened, video, iceTransportPolicy: policy() }));
+  if (ringing || !others().has(identity)) return closeDevices();
+  begin(client.call(identity, { stream: opened, video, iceTransportPolicy: policy() }));
 }
+
+/** @param {Call | null} one */
+const isRung = (one) => one?.direction === "incoming" && one.state === "ringing";
 
 /** @param {boolean} video */
 async function accept(video) {
   const ringing = call;
   byId("ring").hidden = true;
   const opened = await devices(video);
-  if (call !== ringing || !ringing || ringing.state !== "ringing") return;
-  await ringing.accept({ stream: opened, iceTransportPolicy: policy() });
+  // Gone meanwhile, or answered on another device.
+  if (call !== ringing || !ringing || !isRung(ringing)) return call ? undefined : closeDevices();
+  await ringing.accept({ stream: opened, video, iceTransportPolicy: policy() });
 }
 
 /** @param {boolean} video */
@@ -190,8 +213,9 @@ const policy = () => (relayOnly ? "relay" : "all");
 
 /** @param {Call} started */
 function begin(started) {
-  const who = nameOf(started.peer);
+  const who = nameOf(started.identity);
   call = started;
+  farewell = "";
   panel.begin([JOINED]);
   panel.mark(started.direction === "outgoing" ? "Rang" : "Was rung");
   started.on("state", (state) => {
@@ -211,7 +235,7 @@ function begin(started) {
   });
   started.on("media", drawCall);
   started.on("warning", () => notify(["No relay is available; the call works only where a direct way exists."]));
-  started.on("ended", ({ reason }) => ended(who, reason));
+  started.on("ended", ({ reason, error }) => ended(who, reason, error));
   polling = setInterval(() => void poll(), POLL_MS);
   byId("remote-video").requestVideoFrameCallback?.(() => panel.mark("First picture"));
   drawPeople();
@@ -221,16 +245,17 @@ function begin(started) {
 /**
  * @param {string} who
  * @param {string} reason
+ * @param {Error | null} error
  */
-function ended(who, reason) {
+function ended(who, reason, error) {
   clearInterval(polling);
   call = null;
   closeDevices();
   byId("remote-video").srcObject = null;
-  byId("notice").hidden = true;
+  notify(error ? [error.message] : []);
+  farewell = (ENDINGS[reason] ?? ENDINGS.user_hangup)?.(who) ?? "";
   drawPeople();
   drawCall();
-  say((ENDINGS[reason] ?? ENDINGS.user_hangup)?.(who) ?? "");
 }
 
 async function poll() {
@@ -289,20 +314,21 @@ async function toggleRelay() {
 
 function drawCall() {
   const state = call?.state ?? null;
-  const who = call ? nameOf(call.peer) : "";
+  const who = call ? nameOf(call.identity) : "";
+  const ringsHere = isRung(call);
   const isUp = state === "connecting" || state === "active";
   const seesVideo = isUp && call?.remoteMedia.video === true;
-  byId("ring").hidden = state !== "ringing";
+  byId("ring").hidden = !ringsHere;
   byId("ring-title").textContent = call?.remoteMedia.video ? `${who} is calling` : `${who} is calling, without video`;
   byId("ring-avatar").textContent = initial(who);
   byId("remote-video").hidden = !seesVideo;
-  byId("curtain").hidden = seesVideo || state === "ringing";
+  byId("curtain").hidden = seesVideo || ringsHere;
   byId("nameplate").hidden = !isUp;
   byId("remote-name").textContent = who;
   byId("remote-muted").toggleAttribute("hidden", call?.remoteMedia.audio !== false);
-  byId("avatar").classList.toggle("ringing", state === "calling");
+  byId("avatar").classList.toggle("ringing", state === "calling" || state === "ringing");
   byId("avatar").replaceChildren(call ? initial(who) : icon("person"));
-  const [title, text] = curtainWords(state, who, client.peers.size);
+  const [title, text] = curtainWords(state, who, others().size);
   byId("curtain-title").textContent = title;
   byId("curtain-text").textContent = text;
   drawSelf();
@@ -328,7 +354,7 @@ function drawTools() {
   const isDark = isUp && !hasCamera;
   drawTool("camera", isUp, isDark, isDark ? "camera-off" : "camera", isDark ? "Camera on" : "Camera off");
   drawTool("relay", true, relayOnly, "shield", relayOnly ? "Relay forced" : "Force relay");
-  byId("hangup").disabled = !call || call.state === "ringing";
+  byId("hangup").disabled = !call || isRung(call);
 }
 
 /**
@@ -348,13 +374,13 @@ function drawTool(id, enabled, pressed, symbol, label) {
 
 /** @param {import("./parley.d.ts").Path | null} [path] */
 function drawStatus(path) {
-  if (client.state === "reconnecting") return say("The connection to the server was lost; trying again.");
   if (client.state === "closed") return say("Disconnected from the server. Reload the page to come back.");
+  if (client.state === "reconnecting") return say(call ? "Reconnecting to the server. The call goes on." : "Reconnecting.");
   switch (call?.state) {
     case "calling":
-      return say(`Ringing ${nameOf(call.peer)}.`);
+      return say(`Calling ${nameOf(call.identity)}.`);
     case "ringing":
-      return say(`${nameOf(call.peer)} is calling.`);
+      return say(isRung(call) ? `${nameOf(call.identity)} is calling.` : `Ringing ${nameOf(call.identity)}.`);
     case "connecting":
       return say("Connecting.");
     case "active":
@@ -362,8 +388,9 @@ function drawStatus(path) {
       else if (!byId("status").textContent.startsWith("Connected")) say("Connected");
       return undefined;
     default: {
-      const others = client.peers.size;
-      return say(others === 0 ? "Waiting for somebody to join." : others === 1 ? "One other person is here." : `${others} others are here.`);
+      const count = others().size;
+      if (farewell) return say(farewell);
+      return say(count === 0 ? "Waiting for somebody to join." : count === 1 ? "One other person is here." : `${count} others are here.`);
     }
   }
 }
@@ -406,4 +433,8 @@ byId("camera").addEventListener("click", () => void toggleCamera());
 byId("relay").addEventListener("click", () => void toggleRelay());
 byId("hangup").addEventListener("click", () => call?.hangup());
 byId("leave").addEventListener("click", leave);
+// Without a goodbye the others would see somebody who may still come back.
+addEventListener("pagehide", () => client?.close());
+addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
+/** @type {any} */ (navigator).connection?.addEventListener("change", () => client?.networkChanged());
 copies(byId("copy-link"), () => byId("link").value, byId("link"));

@@ -5,9 +5,9 @@
  * import { SignalingClient } from "/js/parley.js";
  * const client = new SignalingClient({ url: "wss://example.org/v1/signal", token });
  * await client.connect();
- * const { peers } = await client.join("garden");
+ * await client.join("garden");
  * client.on("call", (call) => call.accept({ stream }));
- * if (peers.length) client.call(peers[0].peer, { stream });
+ * client.call("ada", { stream }).on("ended", ({ reason }) => console.log(reason));
  * ```
  */
 
@@ -35,7 +35,7 @@ export interface SignalingOptions {
   url: string;
   /** Access token (JWT). */
   token?: string;
-  /** Asked for a token before every connection; use it when tokens expire. */
+  /** Asked for a token before every connection, and when the one in use is about to expire. */
   getToken?: () => string | Promise<string>;
   /** Entered after every welcome. */
   room?: string;
@@ -45,8 +45,18 @@ export interface SignalingOptions {
   features?: string[];
   /** How long `connect()` keeps trying; default 15 s. */
   connectTimeoutMs?: number;
+  /**
+   * Default `auto`: a WebSocket, and HTTP while none gets through. A session moves between them
+   * without losing anything.
+   */
+  transport?: "auto" | Transport;
+  /** Over HTTP: read a stream where the platform can, instead of long polling; default true. */
+  streams?: boolean;
+  /** Announce calls that come during a call (`isWaiting`), instead of answering busy. */
+  callWaiting?: boolean;
   /** Where the platform has no globals of these names (React Native). */
   WebSocket?: new (url: string, protocols?: string[]) => any;
+  fetch?: typeof fetch;
   RTCPeerConnection?: new (configuration?: RTCConfiguration) => RTCPeerConnection;
   MediaStream?: new () => MediaStream;
   /** Source of jitter, in [0, 1). */
@@ -54,6 +64,8 @@ export interface SignalingOptions {
 }
 
 export type SignalingState = "idle" | "connecting" | "open" | "reconnecting" | "closed";
+
+export type Transport = "websocket" | "http";
 
 export interface Peer {
   peer: string;
@@ -63,6 +75,8 @@ export interface Peer {
   data: any;
   /** Own role toward this peer: the polite side yields when both offer at once. */
   polite: boolean;
+  /** False while its connection to the server is lost and may still come back. */
+  connected: boolean;
 }
 
 export interface RoomSnapshot {
@@ -92,6 +106,16 @@ export interface IceServers {
 export interface SignalingEvents {
   /** `error` says why when the state is `closed` and nobody asked for it. */
   state: { state: SignalingState; error: ParleyError | null };
+  /** The session goes on after a lost connection; nothing was missed. */
+  resumed: { replayed: number };
+  /** The session could not be resumed: calls and connections are over, a new session begins. */
+  session_lost: { reason: "resume_expired" | "resume_gap" };
+  /** Another connection has taken this session over; this client stays closed. */
+  superseded: object;
+  /** Without `getToken`: call `refresh` with another token before then. */
+  token_expiring: { expiresInS: number };
+  /** What carries the session from now on. */
+  transport: Transport;
   /** A snapshot: after `join`, and whenever a change was missed. */
   room: RoomSnapshot;
   peer_joined: Peer;
@@ -115,6 +139,7 @@ export class SignalingClient implements Emits<SignalingEvents> {
   constructor(options: SignalingOptions);
   readonly state: SignalingState;
   readonly welcome: Welcome | null;
+  readonly transport: Transport | null;
   /** Own peer id. */
   readonly peer: string | null;
   readonly room: string | null;
@@ -123,6 +148,8 @@ export class SignalingClient implements Emits<SignalingEvents> {
   /** Of the last ping. */
   readonly roundTripMs: number | null;
   readonly options: Readonly<SignalingOptions>;
+  /** Calls that are not over. */
+  readonly calls: Call[];
 
   /** Resolves with the first welcome; rejects when the server says no, or after `connectTimeoutMs`. */
   connect(): Promise<Welcome>;
@@ -137,12 +164,24 @@ export class SignalingClient implements Emits<SignalingEvents> {
   freshIceServers(): Promise<RTCIceServer[]>;
   /** Round trip in milliseconds. */
   ping(): Promise<number>;
-  /** Any request of docs/protocol.md; resolves with its `ok`. */
+  /** A fresh access token for the session. */
+  refresh(token: string): Promise<void>;
+  /** The device is on another network (React Native: NetInfo). `online` events do it by themselves. */
+  networkChanged(): void;
+  /** Resolves when that peer is in the room; false after 10 s. */
+  present(peer: string): Promise<boolean>;
+  /**
+   * Any request of docs/protocol.md; resolves with its `ok`. While the connection is lost it waits
+   * for the session to be resumed.
+   */
   request(type: string, fields?: Record<string, unknown>, options?: { timeoutMs?: number }): Promise<any>;
+  /** A message that must arrive, and whose answer nobody waits for. */
+  post(type: string, fields?: Record<string, unknown>): void;
   /** Any message without an answer; false while not connected. */
   notify(type: string, fields?: Record<string, unknown>): boolean;
   peerConnection(peer: string, options?: PeerConnectionOptions): PeerConnection;
-  call(peer: string, options?: CallOptions): Call;
+  /** Rings all devices of an identity, of several, or of a peer of the room; the first answer wins. */
+  call(to: string | string[] | Peer, options?: CallOptions): Call;
   close(): void;
 
   on<Name extends keyof SignalingEvents>(name: Name, listener: (detail: SignalingEvents[Name]) => void): Off;
@@ -205,6 +244,8 @@ export class PeerConnection implements Emits<PeerConnectionEvents> {
   readonly polite: boolean;
   readonly closed: boolean;
   negotiate(): void;
+  /** Restores a lost path at once; the client does this. */
+  networkChanged(): void;
   /** A new ICE session with fresh TURN credentials; happens by itself when the path is lost. */
   restartIce(): Promise<void>;
   path(): Promise<Path | null>;
@@ -225,20 +266,47 @@ export interface CallMedia {
 export interface CallOptions {
   /** What to send; without it the call only receives. */
   stream?: MediaStream | null;
-  /** Whether the invitation asks for video; default: whether the stream has a video track. */
+  /** Whether sound is wanted; default true. */
+  audio?: boolean;
+  /** Whether this side will send video; default: whether the stream has a video track. */
   video?: boolean;
   /** `relay` sends everything through the TURN relay. */
   iceTransportPolicy?: RTCIceTransportPolicy;
   /** Default: asked from the server. */
   iceServers?: RTCIceServer[];
-  /** How long an invitation waits for an answer; default 45 s. */
-  ringMs?: number;
+  /** How long an invitation waits for an answer; default: the server's. */
+  lifetimeS?: number;
+  /** Goes with the invitation. */
+  data?: unknown;
+  /** Where the call takes place; default: this room if somebody called is in it, else one of its own. */
+  room?: string | null;
 }
 
+/**
+ * `calling` until a device rings, `ringing` there and here, `connecting` once answered, `active`
+ * when media can flow. Losing the connection to the server does not change it.
+ */
 export type CallState = "calling" | "ringing" | "connecting" | "active" | "ended";
+
+export type EndReason =
+  | "user_hangup"
+  | "declined"
+  | "busy"
+  | "no_answer"
+  | "canceled"
+  | "answered_elsewhere"
+  | "unreachable"
+  | "ice_failed"
+  | "media_failed"
+  | "kicked"
+  | "server";
 
 export interface CallEvents {
   state: CallState;
+  /** A device of the called shows the call. */
+  ringing: { device: string; identity: string };
+  /** `device` has answered; `media` is what both want. */
+  accepted: { device: string; identity: string; media: CallMedia };
   connection: PeerConnection;
   /** Each time the other side's stream gets a track. */
   remotestream: MediaStream;
@@ -246,27 +314,39 @@ export interface CallEvents {
   media: CallMedia;
   /** The call goes on, with less: for example without ICE servers. */
   warning: Error;
-  /**
-   * `reason`: user_hangup, declined, busy, no_answer, canceled, unreachable or ice_failed.
-   */
-  ended: { reason: string };
+  /** `error` says why the server refused. */
+  ended: { reason: EndReason | string; error: Error | null };
 }
 
-/** A call with one peer of the room. */
+/** What is known of a call when it begins. */
+export interface CallFacts {
+  direction: "incoming" | "outgoing";
+  identity: string;
+  id?: string;
+  peer?: string;
+  room?: string;
+  media?: CallMedia;
+  isWaiting?: boolean;
+  data?: unknown;
+}
+
+/** A call between this device and one other. */
 export class Call implements Emits<CallEvents> {
-  constructor(
-    client: SignalingClient,
-    peer: string,
-    id: string,
-    direction: "incoming" | "outgoing",
-    options: CallOptions,
-  );
-  readonly id: string;
-  readonly peer: string;
-  readonly identity: string | null;
+  constructor(client: SignalingClient, facts: CallFacts, options: CallOptions);
+  /** Null until the server has named an outgoing call. */
+  readonly id: string | null;
+  /** The other device; null until one has answered an outgoing call. */
+  readonly peer: string | null;
+  /** Of the other party. */
+  readonly identity: string;
+  readonly room: string | null;
   readonly direction: "incoming" | "outgoing";
   readonly state: CallState;
   readonly endReason: string | null;
+  /** Incoming: this identity is in another call. */
+  readonly isWaiting: boolean;
+  /** What came with the invitation. */
+  readonly data: any;
   /** What this side sends. */
   readonly media: CallMedia;
   readonly isMuted: boolean;
@@ -274,8 +354,13 @@ export class Call implements Emits<CallEvents> {
   readonly remoteMedia: CallMedia;
   readonly remoteStream: MediaStream | null;
   readonly connection: PeerConnection | null;
+  /** Answer. A call that this device is in ends. */
   accept(options?: CallOptions): Promise<void>;
-  decline(reason?: string): void;
+  /** Refuse, for all devices of this identity. */
+  decline(): void;
+  /** Refuse on this device; others go on ringing. */
+  busy(): void;
+  /** End the call, or stop calling. */
   hangup(): void;
   mute(muted: boolean): void;
   /** Camera or microphone on and off during the call, without a new negotiation. */

@@ -57,11 +57,14 @@ export class PeerConnection extends Emitter {
     this.peer = peer;
     /** Name of the connection between the two peers. */
     this.pc = options.pc ?? "main";
-    /** The side that yields when both offer at once; the room hands the roles out. */
-    this.polite = options.polite ?? client.peers.get(peer)?.polite ?? true;
     const Rtc = client.options.RTCPeerConnection ?? globalThis.RTCPeerConnection;
     this.rtc = new Rtc(options.rtcConfiguration);
     this.#listen();
+  }
+
+  /** The side that yields when both offer at once; the room hands the roles out. */
+  get polite() {
+    return this.#options.polite ?? this.#client.peers.get(this.peer)?.polite ?? true;
   }
 
   /** Make and send an offer now; usually `negotiationneeded` does it. */
@@ -90,6 +93,15 @@ export class PeerConnection extends Emitter {
     rtc.restartIce();
   }
 
+  /** The network is another one, or the server can be reached again: restore a lost path now. */
+  networkChanged() {
+    const { connectionState } = this.rtc;
+    if (this.closed || (connectionState !== "disconnected" && connectionState !== "failed")) return;
+    clearTimeout(this.#timer);
+    this.#restarts = 0;
+    this.#recover(this.polite ? POLITE_EXTRA_MS : 0);
+  }
+
   /**
    * Which way the media takes, once connected.
    * @returns {Promise<import("./parley.d.ts").Path | null>}
@@ -105,7 +117,7 @@ export class PeerConnection extends Emitter {
     clearTimeout(this.#timer);
     this.#held = [];
     this.rtc.close();
-    this.#notify("state", { state: "closed" });
+    this.#post("state", { state: "closed" });
     this.emit("closed", { reason });
   }
 
@@ -144,8 +156,8 @@ export class PeerConnection extends Emitter {
    * @param {string} type
    * @param {Record<string, unknown>} fields
    */
-  #notify(type, fields) {
-    this.#client.notify(type, { to: this.peer, pc: this.pc, ...fields });
+  #post(type, fields) {
+    this.#client.post(type, { to: this.peer, pc: this.pc, ...fields });
   }
 
   async #offer() {
@@ -251,7 +263,7 @@ export class PeerConnection extends Emitter {
     this.#ignoredUfrags.clear();
     const applied = [...this.#appliedUfrags, ...ufragsOf(description.sdp)];
     this.#appliedUfrags = new Set(applied.slice(-REMEMBERED_UFRAGS));
-    this.#notify("applied", { negotiation });
+    this.#post("applied", { negotiation });
     for (const candidate of this.#held.splice(0)) await this.#onCandidate(candidate);
   }
 
@@ -287,12 +299,12 @@ export class PeerConnection extends Emitter {
     if (candidate && !candidate.candidate) return;
     if (candidate) {
       this.emit("candidate", { direction: "sent", candidate: candidate.candidate });
-      this.#notify("candidate", { candidate: initOf(candidate) });
+      this.#post("candidate", { candidate: initOf(candidate) });
       return;
     }
     const [usernameFragment = null] = ufragsOf(this.rtc.localDescription?.sdp);
     const end = { candidate: "", sdpMid: null, sdpMLineIndex: null, usernameFragment };
-    this.#notify("candidate", { candidate: end });
+    this.#post("candidate", { candidate: end });
     this.emit("gathered", {});
   }
 
@@ -307,7 +319,7 @@ export class PeerConnection extends Emitter {
     }
     const path = state === "connected" ? await this.path().catch(() => null) : null;
     if (this.closed || state !== this.rtc.connectionState) return;
-    this.#notify("state", { state, candidate_type: path?.localType ?? null });
+    this.#post("state", { state, candidate_type: path?.localType ?? null });
     if (path) this.emit("path", path);
   }
 

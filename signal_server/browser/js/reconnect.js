@@ -10,6 +10,15 @@ const RECONNECT_CAP_MS = 10_000;
 /** Codes below 4000 after which a new connection may work (RFC 6455 section 7.4.1 and IANA). */
 const RECONNECT_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014]);
 
+const REASONS = new Map([
+  [4005, "token_expired"],
+  [4500, "unauthenticated"],
+  [4501, "forbidden"],
+  [4502, "superseded"],
+  [4503, "forbidden"],
+  [4506, "unsupported_version"],
+]);
+
 /**
  * @param {number} code WebSocket close code
  * @returns {boolean}
@@ -33,6 +42,5 @@ export function reconnectDelay(attempt, random = Math.random) {
  * @returns {ParleyError}
  */
 export function closedBy(code) {
-  const why = code === 4500 ? "unauthenticated" : code === 4501 ? "forbidden" : "unavailable";
-  return new ParleyError(why, `the server closed the connection (${code})`);
+  return new ParleyError(REASONS.get(code) ?? "unavailable", `the server closed the connection (${code})`);
 }

@@ -60,6 +60,13 @@ export class Roster {
  * @param {any} entry
  * @returns {Peer}
  */
-function peerOf({ peer, identity, polite, name, data }) {
-  return { peer, identity, polite: polite === true, name: name ?? null, data: data ?? null };
+function peerOf({ peer, identity, polite, name, connected, data }) {
+  return {
+    peer,
+    identity,
+    polite: polite === true,
+    name: name ?? null,
+    connected: connected !== false,
+    data: data ?? null,
+  };
 }

@@ -1,27 +1,32 @@
 /**
- * One signaling session over WebSockets: hello and welcome, requests with ids, liveness, and
- * reconnection. It knows no rooms, peers or calls; signaling.js builds on it. Needs no DOM.
+ * One signaling session: hello and welcome, requests with ids, and what lets it outlive its
+ * connections: numbers, acknowledgements, resume. It knows no rooms, peers or calls; signaling.js
+ * builds on it. Needs no DOM.
  * @module
  */
 
 import { Emitter } from "./emitter.js";
-import { ParleyError, timedOut, unavailable } from "./errors.js";
-import { closedBy, reconnectDelay, shouldReconnect } from "./reconnect.js";
+import { ParleyError, unavailable } from "./errors.js";
+import { Inbox } from "./inbox.js";
+import { Liveness } from "./liveness.js";
+import { Line } from "./line.js";
+import { closedBy } from "./reconnect.js";
+import { Requests } from "./requests.js";
 
 /** @typedef {import("./parley.d.ts").SignalingOptions} SignalingOptions */
 /** @typedef {import("./parley.d.ts").Welcome} Welcome */
 /** @typedef {import("./parley.d.ts").SignalingState} SignalingState */
-/** @typedef {{resolve: (value: any) => void, reject: (error: Error) => void, timer: any}} Waiting */
+/** @typedef {import("./parley.d.ts").Transport} Transport */
 
-export const PROTOCOL = "parley.v1.json";
 export const REQUEST_MS = 10_000;
 
-const SETTLED_MS = 10_000;
-const HANDSHAKE_MS = 10_000;
-const PING_TIMEOUT_MS = 5_000;
 const DEFAULT_PING_S = 10;
-const PING_TIMEOUT_CODE = 4001;
-const TOKEN_EXPIRED_CODE = 4005;
+const POST_MS = 30_000;
+const POST_ATTEMPTS = 5;
+const GAP_CODE = 4003;
+const SUPERSEDED_CODE = 4502;
+/** What becomes of a posted message whose addressee is gone interests nobody. */
+const MOOT = new Set(["not_found", "peer_unreachable", "timeout"]);
 
 /** @extends {Emitter<import("./parley.d.ts").SignalingEvents>} */
 export class Session extends Emitter {
@@ -29,37 +34,43 @@ export class Session extends Emitter {
   state = "idle";
   /** @type {Welcome | null} */
   welcome = null;
-  /** @type {number | null} */
-  roundTripMs = null;
+  /** What carries the session now. @type {Transport | null} */
+  transport = null;
   /** @type {SignalingOptions} */
   #options;
-  /** @type {any} */
-  #socket = null;
-  /** Names the current attempt, so that what belongs to an older one is ignored. */
-  #dial = 0;
-  #attempt = 0;
-  #welcomedAt = 0;
+  #line;
+  /** The hello on this connection has been answered. */
+  #isGreeted = false;
+  /** What takes the session up again on the next connection. @type {{session: string, secret: string} | null} */
+  #resume = null;
   #nextId = 1;
-  #lastSeq = 0;
-  /** @type {Map<string | number, Waiting>} */
-  #waiting = new Map();
-  /** @type {Map<number, Waiting>} */
-  #pings = new Map();
+  #requests = new Requests();
+  #inbox = new Inbox(() => this.#write({ type: "ack", seq: this.#inbox.last }));
+  #liveness = new Liveness((t) => this.notify("ping", { t }), () => this.#line.lost());
   /** @type {ParleyError | null} */
   #refusal = null;
-  #minimumDelayMs = 0;
-  /** @type {any} */
-  #timer = null;
-  /** @type {any} */
-  #pingTimer = null;
   /** @type {{promise: Promise<Welcome>, resolve: (w: Welcome) => void, reject: (e: Error) => void, timer: any} | null} */
   #connecting = null;
-  #onOnline = () => this.#online();
+  #onOnline = () => this.networkChanged();
 
   /** @param {SignalingOptions} options */
   constructor(options) {
     super();
     this.#options = options;
+    const getToken = () => (options.getToken ? options.getToken() : this.#options.token);
+    this.#line = new Line(options, getToken, {
+      opened: () => this.#hello(),
+      heard: (text) => this.#receive(text),
+      dropped: () => this.#rest(),
+      interrupted: (isOtherWay) => {
+        if (this.state !== "connecting" || !isOtherWay) this.#setState("reconnecting");
+      },
+      noToken: (error) => (this.#refusal = error),
+      ended: (code, error) => {
+        if (code === SUPERSEDED_CODE) this.emit("superseded", {});
+        this.#end(error ?? this.#refusal ?? closedBy(code));
+      },
+    });
   }
 
   /** @returns {Readonly<SignalingOptions>} */
@@ -67,9 +78,14 @@ export class Session extends Emitter {
     return this.#options;
   }
 
-  /** Own peer id while welcomed. @returns {string | null} */
+  /** Own peer id while the session lives. @returns {string | null} */
   get peer() {
     return this.welcome?.peer ?? null;
+  }
+
+  /** Of the last ping. @returns {number | null} */
+  get roundTripMs() {
+    return this.#liveness.roundTripMs;
   }
 
   /**
@@ -88,10 +104,9 @@ export class Session extends Emitter {
     connecting.promise = new Promise((resolve, reject) => Object.assign(connecting, { resolve, reject }));
     this.#connecting = connecting;
     if (this.state !== "reconnecting") {
-      this.#attempt = 0;
       this.#setState("connecting");
       /** @type {any} */ (globalThis).addEventListener?.("online", this.#onOnline);
-      void this.#open();
+      this.#line.begin();
     }
     return connecting.promise;
   }
@@ -101,6 +116,68 @@ export class Session extends Emitter {
     if (this.state === "closed" || this.state === "idle") return;
     this.notify("bye");
     this.#end(null);
+  }
+
+  /**
+   * The device is on another network: look at once whether the server can still be reached. The
+   * platform's `online` event does the same by itself.
+   */
+  networkChanged() {
+    if (this.state === "idle" || this.state === "closed") return;
+    this.#line.hurry();
+    if (this.#isGreeted) this.#liveness.check();
+  }
+
+  /**
+   * Give the session a fresh access token, before the one it has expires.
+   * @param {string} token
+   * @returns {Promise<void>}
+   */
+  async refresh(token) {
+    this.#options = { ...this.#options, token };
+    await this.request("refresh", { token });
+  }
+
+  /** @returns {Promise<number>} round trip in milliseconds */
+  ping() {
+    return this.#liveness.ping();
+  }
+
+  /**
+   * Send a request and wait for its `ok`. While the connection is lost the request waits for the
+   * session to be resumed.
+   * @param {string} type
+   * @param {Record<string, unknown>} [fields]
+   * @param {{timeoutMs?: number}} [options] time on a connection
+   * @returns {Promise<any>} the `ok` message
+   */
+  request(type, fields = {}, { timeoutMs = REQUEST_MS } = {}) {
+    if (!this.#resume) return Promise.reject(unavailable("not connected"));
+    const id = this.#nextId++;
+    const message = { type, id, ...fields };
+    const answer = this.#requests.add(message, timeoutMs);
+    if (this.#isGreeted && this.#write(message)) this.#requests.sent(id);
+    return answer;
+  }
+
+  /**
+   * Send a message that must arrive, also when the connection is lost meanwhile, and whose answer
+   * nobody waits for.
+   * @param {string} type
+   * @param {Record<string, unknown>} [fields]
+   */
+  post(type, fields = {}) {
+    this.#post(type, fields, 1);
+  }
+
+  /**
+   * Send without asking for an answer.
+   * @param {string} type
+   * @param {Record<string, unknown>} [fields]
+   * @returns {boolean} false while not connected: the message is gone
+   */
+  notify(type, fields = {}) {
+    return this.#isGreeted && this.#write({ type, ...fields });
   }
 
   /**
@@ -118,105 +195,42 @@ export class Session extends Emitter {
   onWelcome(_message) {}
 
   /**
-   * The connection is gone, for now or for good.
+   * The session goes on after a lost connection; what it missed follows.
+   * @param {any} _message
+   * @protected
+   */
+  onResumed(_message) {}
+
+  /**
+   * The session is gone, and with it everything it was part of.
    * @param {ParleyError} _error
    * @protected
    */
-  onLost(_error) {}
+  onSessionLost(_error) {}
 
   /** The client stays closed. @protected */
   onEnd() {}
 
   /**
-   * @returns {Promise<number>} round trip in milliseconds
+   * @param {string} type
+   * @param {Record<string, unknown>} fields
+   * @param {number} attempt
    */
-  ping() {
-    const t = this.#nextId++;
-    const sent = now();
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.#pings.delete(t);
-        reject(timedOut("ping"));
-      }, PING_TIMEOUT_MS);
-      this.#pings.set(t, {
-        resolve: () => resolve((this.roundTripMs = now() - sent)),
-        reject,
-        timer,
-      });
-      if (!this.notify("ping", { t })) {
-        clearTimeout(timer);
-        this.#pings.delete(t);
-        reject(unavailable("not connected"));
+  #post(type, fields, attempt) {
+    this.request(type, fields, { timeoutMs: POST_MS }).catch((error) => {
+      if (error.code === "rate_limited" && attempt < POST_ATTEMPTS) {
+        setTimeout(() => this.#post(type, fields, attempt + 1), error.retryAfterMs ?? 1_000);
+      } else if (this.#resume && !MOOT.has(error.code)) {
+        this.emit("error", error);
       }
     });
   }
 
-  /**
-   * Send a request and wait for its `ok`.
-   * @param {string} type
-   * @param {Record<string, unknown>} [fields]
-   * @param {{timeoutMs?: number}} [options]
-   * @returns {Promise<any>} the `ok` message
-   */
-  request(type, fields = {}, { timeoutMs = REQUEST_MS } = {}) {
-    const id = this.#nextId++;
-    return new Promise((resolve, reject) => {
-      if (this.state !== "open" || !this.#write({ type, id, ...fields })) {
-        reject(unavailable("not connected"));
-        return;
-      }
-      const timer = setTimeout(() => {
-        this.#waiting.delete(id);
-        reject(timedOut(type));
-      }, timeoutMs);
-      this.#waiting.set(id, { resolve, reject, timer });
-    });
-  }
-
-  /**
-   * Send without asking for an answer.
-   * @param {string} type
-   * @param {Record<string, unknown>} [fields]
-   * @returns {boolean} false while not connected: the message is gone
-   */
-  notify(type, fields = {}) {
-    return this.state === "open" && this.#write({ type, ...fields });
-  }
-
-  async #open() {
-    const dial = ++this.#dial;
-    /** @type {string | undefined} */
-    let token;
-    try {
-      token = this.#options.getToken ? await this.#options.getToken() : this.#options.token;
-    } catch (error) {
-      if (dial !== this.#dial) return;
-      this.#refusal = new ParleyError("unauthenticated", `no access token: ${words(error)}`);
-      this.#lost(1006);
-      return;
-    }
-    if (dial !== this.#dial || this.state === "closed") return;
-    const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
-    /** @type {any} */
-    let socket;
-    try {
-      socket = new Socket(this.#options.url, [PROTOCOL]);
-    } catch (error) {
-      this.#end(new ParleyError("bad_request", words(error)));
-      return;
-    }
-    this.#socket = socket;
-    this.#timer = setTimeout(() => this.#lost(PING_TIMEOUT_CODE), HANDSHAKE_MS);
-    socket.onopen = () => {
-      const features = this.#options.features ?? [];
-      if (socket === this.#socket) this.#write({ type: "hello", id: this.#nextId++, token, features });
-    };
-    socket.onmessage = (/** @type {{data: unknown}} */ event) => {
-      if (socket === this.#socket) this.#receive(event.data);
-    };
-    socket.onclose = (/** @type {{code: number}} */ event) => {
-      if (socket === this.#socket) this.#lost(event.code);
-    };
+  #hello() {
+    const resume = this.#resume ? { ...this.#resume, last_seq: this.#inbox.last } : undefined;
+    this.#inbox.acknowledge();
+    const features = this.#options.features ?? [];
+    this.#write({ type: "hello", id: this.#nextId++, token: this.#line.token, features, resume });
   }
 
   /**
@@ -224,23 +238,23 @@ export class Session extends Emitter {
    * @returns {boolean}
    */
   #write(message) {
-    if (this.#socket?.readyState !== 1) return false;
-    this.#socket.send(JSON.stringify(message));
-    return true;
+    const ack = this.#isGreeted ? this.#inbox.acknowledge() : null;
+    return this.#line.send(JSON.stringify(ack === null ? message : { ...message, ack }));
   }
 
-  /** @param {unknown} text */
+  /** @param {string} text */
   #receive(text) {
     /** @type {any} */
     let message;
     try {
-      message = JSON.parse(String(text));
+      message = JSON.parse(text);
     } catch {
       return;
     }
-    if (typeof message.seq === "number") {
-      if (message.seq <= this.#lastSeq) return;
-      this.#lastSeq = message.seq;
+    if (typeof message?.seq === "number") {
+      const taken = this.#inbox.take(message.seq);
+      if (taken === "hole") this.#line.lost(GAP_CODE);
+      if (taken !== "new") return;
     }
     this.emit("raw", message);
     this.#dispatch(message);
@@ -248,18 +262,21 @@ export class Session extends Emitter {
 
   /** @param {any} message */
   #dispatch(message) {
-    switch (message.type) {
+    switch (message?.type) {
       case "welcome":
         return this.#welcomed(message);
+      case "resumed":
+        return this.#resumed(message);
       case "ok":
-        return this.#settle(message.id)?.resolve(message);
+        return this.#requests.settle(message.id)?.resolve(message);
       case "error":
         return this.#refused(message);
       case "pong":
-        return this.#ponged(message.t);
+        return this.#liveness.ponged(message.t);
       case "go_away":
-        this.#minimumDelayMs = message.reconnect_after_ms ?? 0;
-        return undefined;
+        return this.#line.sentAway(message.reconnect_after_ms ?? 0);
+      case "token_expiring":
+        return this.#tokenExpires(message.expires_in_s);
       default:
         return this.onMessage(message);
     }
@@ -267,117 +284,101 @@ export class Session extends Emitter {
 
   /** @param {any} message */
   #welcomed(message) {
-    clearTimeout(this.#timer);
-    this.#welcomedAt = now();
-    this.#refusal = null;
-    this.#minimumDelayMs = 0;
+    if (this.#resume) this.#loseSession("resume_expired");
+    this.#inbox.reset();
     this.welcome = welcomeOf(message);
-    this.#setState("open");
-    this.#pingLater(this.welcome.pingIntervalS);
+    this.#greeted(message);
     this.onWelcome(message);
+    this.#connected();
+  }
+
+  /** @param {any} message */
+  #resumed(message) {
+    this.welcome = welcomeOf(message);
+    this.#greeted(message);
+    this.onResumed(message);
+    for (const request of this.#requests.unanswered()) {
+      if (this.#write(request)) this.#requests.sent(request.id);
+    }
+    this.emit("resumed", { replayed: message.replayed ?? 0 });
+    this.#connected();
+  }
+
+  /** @param {any} message welcome or resumed */
+  #greeted({ session, resume, ping_interval_s }) {
+    this.#line.settled();
+    this.#isGreeted = true;
+    this.#refusal = null;
+    this.#resume = { session, secret: resume?.secret };
+    const { kind } = this.#line;
+    const isOther = this.transport !== kind;
+    this.transport = kind;
+    this.#setState("open");
+    if (isOther) this.emit("transport", kind);
+    this.#liveness.start(ping_interval_s ?? DEFAULT_PING_S);
+  }
+
+  #connected() {
     const connecting = this.#connecting;
     this.#connecting = null;
     clearTimeout(connecting?.timer);
-    connecting?.resolve(this.welcome);
+    if (this.welcome) connecting?.resolve(this.welcome);
   }
 
   /** @param {any} message */
   #refused(message) {
     const error = ParleyError.fromWire(message);
-    const waiting = this.#settle(message.id);
+    const waiting = this.#requests.settle(message.id);
     if (waiting) return waiting.reject(error);
-    if (this.state === "open") return this.emit("error", error);
+    if (this.#isGreeted) return this.emit("error", error);
+    if (this.#resume && (error.code === "resume_expired" || error.code === "resume_gap")) {
+      this.#loseSession(error.code);
+      return this.#hello();
+    }
     this.#refusal = error;
-    this.#minimumDelayMs = error.retryAfterMs ?? 0;
+    this.#line.minimumDelayMs = error.retryAfterMs ?? 0;
     return undefined;
   }
 
-  /**
-   * @param {string | number | undefined} id
-   * @returns {Waiting | undefined}
-   */
-  #settle(id) {
-    if (id === undefined || id === null) return undefined;
-    const waiting = this.#waiting.get(id);
-    this.#waiting.delete(id);
-    clearTimeout(waiting?.timer);
-    return waiting;
+  /** @param {"resume_expired" | "resume_gap"} reason */
+  #loseSession(reason) {
+    const error = new ParleyError(reason, "the session is gone", { retryable: true });
+    this.#resume = null;
+    this.#inbox.reset();
+    this.#requests.failAll(error);
+    this.onSessionLost(error);
+    this.emit("session_lost", { reason });
   }
 
-  /** @param {number} t */
-  #ponged(t) {
-    const waiting = this.#pings.get(t);
-    this.#pings.delete(t);
-    clearTimeout(waiting?.timer);
-    waiting?.resolve(undefined);
-  }
-
-  /** @param {number} intervalS */
-  #pingLater(intervalS) {
-    clearTimeout(this.#pingTimer);
-    this.#pingTimer = setTimeout(() => this.#checkAlive(intervalS), intervalS * 1000);
-  }
-
-  /** @param {number} intervalS */
-  #checkAlive(intervalS) {
-    const socket = this.#socket;
-    this.ping().then(
-      () => socket === this.#socket && this.#pingLater(intervalS),
-      // A half-open socket fires no close event for minutes.
-      () => socket === this.#socket && this.#lost(PING_TIMEOUT_CODE),
-    );
-  }
-
-  #online() {
-    if (this.state === "reconnecting" && !this.#socket) {
-      clearTimeout(this.#timer);
-      void this.#open();
-    } else if (this.state === "open") {
-      this.#checkAlive(this.welcome?.pingIntervalS ?? DEFAULT_PING_S);
+  /** @param {number} expiresInS */
+  async #tokenExpires(expiresInS) {
+    this.emit("token_expiring", { expiresInS });
+    if (!this.#options.getToken) return;
+    try {
+      await this.refresh(await this.#options.getToken());
+    } catch (error) {
+      if (this.#resume) this.emit("error", /** @type {Error} */ (error));
     }
   }
 
-  /** @param {number} code */
-  #lost(code) {
-    this.#dropSocket(code);
-    const staleToken = code === TOKEN_EXPIRED_CODE && !this.#options.getToken;
-    if (!shouldReconnect(code) || staleToken) {
-      this.#end(this.#refusal ?? closedBy(code));
-      return;
-    }
-    if (this.#welcomedAt && now() - this.#welcomedAt > SETTLED_MS) this.#attempt = 0;
-    this.#welcomedAt = 0;
-    this.#setState("reconnecting");
-    const jitter = reconnectDelay(this.#attempt++, this.#options.random);
-    this.#timer = setTimeout(() => void this.#open(), this.#minimumDelayMs + jitter);
-  }
-
-  /** @param {number} code */
-  #dropSocket(code) {
-    clearTimeout(this.#timer);
-    clearTimeout(this.#pingTimer);
-    const socket = this.#socket;
-    this.#socket = null;
-    this.#lastSeq = 0;
-    this.#dial++;
-    if (socket && socket.readyState < 2) socket.close(code === PING_TIMEOUT_CODE ? code : 1000);
-    const gone = unavailable("the connection was lost");
-    const waiting = [...this.#waiting.values(), ...this.#pings.values()];
-    this.#waiting.clear();
-    this.#pings.clear();
-    for (const one of waiting) {
-      clearTimeout(one.timer);
-      one.reject(gone);
-    }
-    this.onLost(gone);
+  /** Nothing can be said or answered until the next hello. */
+  #rest() {
+    this.#isGreeted = false;
+    this.#requests.pause();
+    this.#inbox.rest();
+    this.#liveness.stop();
   }
 
   /** @param {ParleyError | null} error */
   #end(error) {
     this.#setState("closed", error);
-    this.#dropSocket(1000);
+    this.#line.drop(1000);
+    this.#resume = null;
+    this.#inbox.reset();
+    this.#requests.failAll(error ?? unavailable("closed"));
     this.onEnd();
     this.welcome = null;
+    this.transport = null;
     /** @type {any} */ (globalThis).removeEventListener?.("online", this.#onOnline);
     const connecting = this.#connecting;
     this.#connecting = null;
@@ -397,13 +398,8 @@ export class Session extends Emitter {
   }
 }
 
-const now = () => globalThis.performance?.now() ?? Date.now();
-
-/** @param {unknown} error */
-const words = (error) => (error instanceof Error ? error.message : String(error));
-
 /**
- * @param {any} message
+ * @param {any} message welcome or resumed
  * @returns {Welcome}
  */
 function welcomeOf(message) {

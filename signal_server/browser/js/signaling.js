@@ -6,7 +6,7 @@
  */
 
 import { Calls } from "./calls.js";
-import { ParleyError, timedOut } from "./errors.js";
+import { ParleyError, timedOut, unavailable } from "./errors.js";
 import { PeerConnection } from "./peer-connection.js";
 import { Roster } from "./roster.js";
 import { REQUEST_MS, Session } from "./session.js";
@@ -14,13 +14,16 @@ import { REQUEST_MS, Session } from "./session.js";
 /** @typedef {import("./parley.d.ts").Peer} Peer */
 /** @typedef {import("./parley.d.ts").RoomSnapshot} RoomSnapshot */
 /** @typedef {import("./parley.d.ts").IceServers} IceServers */
-/** @typedef {import("./session.js").Waiting} Waiting */
+/** @typedef {{resolve: (servers: IceServers) => void, reject: (error: Error) => void, timer: any}} Waiting */
 
 const PAIR_MESSAGES = new Set([
   "offer", "answer", "pranswer", "rollback", "candidate", "applied", "renegotiate", "state",
 ]);
 /** A credential with less life than this is not handed to a new connection. */
 const ICE_MARGIN_MS = 60_000;
+const PRESENCE_MS = 10_000;
+/** Messages kept for a connection that a call is about to make. */
+const HELD = 300;
 
 export class SignalingClient extends Session {
   #roster = new Roster();
@@ -33,6 +36,8 @@ export class SignalingClient extends Session {
   #ice = null;
   /** @type {Map<string, PeerConnection>} */
   #links = new Map();
+  /** @type {{key: string, message: any}[]} */
+  #held = [];
   #calls = new Calls(this);
 
   /** @param {import("./parley.d.ts").SignalingOptions} options */
@@ -59,13 +64,13 @@ export class SignalingClient extends Session {
    */
   join(room, data) {
     this.#wanted = { room, data };
-    return this.#enter();
+    return this.#enter(room, data);
   }
 
   /** @returns {Promise<void>} */
   async leave() {
     this.#wanted = null;
-    this.#calls.endAll("user_hangup");
+    this.#calls.hangupAll();
     this.#closeLinks("left");
     this.#roster.clear();
     await this.request("leave");
@@ -153,17 +158,74 @@ export class SignalingClient extends Session {
     const link = new PeerConnection(this, peer, options);
     this.#links.set(key, link);
     link.once("closed", () => this.#links.delete(key));
+    for (const held of this.#held) if (held.key === key) link.receive(held.message);
+    this.#held = this.#held.filter((held) => held.key !== key);
     return link;
   }
 
   /**
-   * Ring a peer of the room.
-   * @param {string} peer
+   * Ring somebody: every device of an identity, or of several; the first one that answers has the
+   * call. Who is in this room is called in this room.
+   * @param {string | string[] | Peer} to identities, or a peer of the room
    * @param {import("./parley.d.ts").CallOptions} [options]
    * @returns {import("./call.js").Call}
    */
-  call(peer, options = {}) {
-    return this.#calls.place(peer, options);
+  call(to, options = {}) {
+    const named = [to].flat().map((one) => (typeof one === "string" ? one : one.identity));
+    const identities = named.map((one) => this.peers.get(one)?.identity ?? one);
+    const isHere = [...this.peers.values()].some(({ identity }) => identities.includes(identity));
+    const room = options.room ?? (isHere ? this.room : null);
+    return this.#calls.place(identities, { ...options, room });
+  }
+
+  /** Calls that are not over. @returns {import("./call.js").Call[]} */
+  get calls() {
+    return this.#calls.current;
+  }
+
+  close() {
+    this.#calls.hangupAll();
+    super.close();
+  }
+
+  networkChanged() {
+    super.networkChanged();
+    for (const link of this.#links.values()) link.networkChanged();
+  }
+
+  /**
+   * Wait until a peer is in the room.
+   * @param {string} peer
+   * @returns {Promise<boolean>} false when it does not come
+   */
+  present(peer) {
+    if (this.peers.has(peer)) return Promise.resolve(true);
+    return new Promise((resolve) => {
+      const look = () => {
+        if (!this.peers.has(peer) && this.state !== "closed") return;
+        for (const off of offs) off();
+        clearTimeout(timer);
+        resolve(this.peers.has(peer));
+      };
+      const offs = /** @type {const} */ (["room", "peer_joined", "state"]).map((name) => this.on(name, look));
+      const timer = setTimeout(() => {
+        for (const off of offs) off();
+        resolve(false);
+      }, PRESENCE_MS);
+    });
+  }
+
+  /**
+   * A call has ended: back to the room of one's own, if the call took place elsewhere.
+   * @param {import("./call.js").Call} call
+   */
+  callOver({ room, peer }) {
+    this.#held = this.#held.filter(({ message }) => message.from !== peer);
+    if (room === null || room !== this.room || room === this.#wanted?.room) return;
+    const { room: home, data } = this.#wanted ?? {};
+    const back = home === undefined ? this.request("leave") : this.#enter(home, data);
+    if (home === undefined) this.#roster.clear();
+    back.catch((error) => this.emit("error", error));
   }
 
   /**
@@ -171,11 +233,21 @@ export class SignalingClient extends Session {
    * @protected
    */
   onWelcome(message) {
-    // A new session: what the one before negotiated cannot be continued through it.
-    this.#calls.endAll("unreachable");
-    this.#closeLinks("session_lost");
     if (message.ice_servers) this.#iceArrived(message.ice_servers, message.ice_expires_at ?? 0);
-    if (this.#wanted) this.#enter().catch((error) => this.emit("error", error));
+    if (!this.#wanted) return;
+    const { room, data } = this.#wanted;
+    this.#enter(room, data).catch((error) => this.emit("error", error));
+  }
+
+  /**
+   * @param {any} message
+   * @protected
+   */
+  onResumed(message) {
+    if (message.room) this.#showRoom(message.room);
+    else if (this.room !== null) this.#showRoom({ room: null, revision: 0, peers: [] });
+    this.#calls.resumed(message.calls ?? []);
+    for (const link of this.#links.values()) link.networkChanged();
   }
 
   /**
@@ -186,8 +258,7 @@ export class SignalingClient extends Session {
     if (PAIR_MESSAGES.has(message.type)) return this.#toLink(message);
     switch (message.type) {
       case "room":
-        this.#roster.replace(message);
-        return this.emit("room", this.#snapshot());
+        return this.#showRoom(message);
       case "peer_joined":
       case "peer_left":
       case "peer_updated":
@@ -196,6 +267,11 @@ export class SignalingClient extends Session {
         return this.#said(message);
       case "ice_servers":
         return this.#iceArrived(message.ice_servers, message.expires_at);
+      case "call_invite":
+      case "call_ringing":
+      case "call_accepted":
+      case "call_ended":
+        return this.#calls.receive(message);
     }
   }
 
@@ -203,23 +279,27 @@ export class SignalingClient extends Session {
    * @param {ParleyError} error
    * @protected
    */
-  onLost(error) {
-    for (const waiting of this.#iceWaiting.splice(0)) {
-      clearTimeout(waiting.timer);
-      waiting.reject(error);
-    }
+  onSessionLost(error) {
+    this.#refuseIce(error);
+    this.#calls.endAll("unreachable");
+    this.#closeLinks("session_lost");
+    this.#roster.clear();
   }
 
   /** @protected */
   onEnd() {
+    this.#refuseIce(unavailable("closed"));
     this.#calls.endAll("user_hangup");
     this.#closeLinks("closed");
     this.#roster.clear();
   }
 
-  /** @returns {Promise<RoomSnapshot>} */
-  async #enter() {
-    const { room, data } = /** @type {{room: string, data: unknown}} */ (this.#wanted);
+  /**
+   * @param {string} room
+   * @param {unknown} [data]
+   * @returns {Promise<RoomSnapshot>}
+   */
+  async #enter(room, data) {
     /** @type {RoomSnapshot | null} */
     let snapshot = null;
     let arrived = () => {};
@@ -229,9 +309,10 @@ export class SignalingClient extends Session {
       snapshot = message;
       arrived();
     });
-    const timer = setTimeout(() => arrived(), REQUEST_MS);
+    let timer;
     try {
       await this.request("join", { room, data });
+      timer = setTimeout(() => arrived(), REQUEST_MS);
       await seen;
     } finally {
       clearTimeout(timer);
@@ -239,6 +320,22 @@ export class SignalingClient extends Session {
     }
     if (!snapshot) throw timedOut("join");
     return snapshot;
+  }
+
+  /**
+   * The room as it is now, whatever has been missed of it.
+   * @param {any} message
+   */
+  #showRoom(message) {
+    const before = message.room === this.room ? [...this.peers.values()] : [];
+    this.#roster.replace(message);
+    for (const peer of before) {
+      if (!this.peers.has(peer.peer)) this.emit("peer_left", { ...peer, reason: "missed" });
+    }
+    for (const link of [...this.#links.values()]) {
+      if (!this.peers.has(link.peer)) link.close("peer_left");
+    }
+    this.emit("room", this.#snapshot());
   }
 
   /** @param {any} message */
@@ -249,7 +346,6 @@ export class SignalingClient extends Session {
     const peer = this.#roster.peers.get(message.peer) ?? before;
     if (peer && message.type === "peer_left") {
       this.emit("peer_left", { ...peer, reason: message.reason });
-      this.#calls.endAll("unreachable", message.peer);
       this.#closeLinks("peer_left", message.peer);
     } else if (peer) {
       this.emit(message.type, peer);
@@ -258,9 +354,9 @@ export class SignalingClient extends Session {
   }
 
   #resync() {
-    if (this.#resyncing || !this.#wanted) return;
+    if (this.#resyncing || this.room === null) return;
     this.#resyncing = true;
-    this.#enter()
+    this.#enter(this.room)
       .catch((error) => this.emit("error", error))
       .finally(() => (this.#resyncing = false));
   }
@@ -273,7 +369,7 @@ export class SignalingClient extends Session {
 
   /** @param {any} message */
   #said(message) {
-    if (message.data?.parley === "call") return this.#calls.receive(message);
+    if (message.data?.parley === "call") return this.#calls.said(message);
     return this.emit("message", { from: message.from, identity: message.identity, data: message.data });
   }
 
@@ -281,6 +377,10 @@ export class SignalingClient extends Session {
   #toLink(message) {
     const pc = message.pc ?? "main";
     const key = linkKey(message.from, pc);
+    if (!this.#links.has(key) && this.calls.some((call) => call.awaits(message.from))) {
+      if (this.#held.length < HELD) this.#held.push({ key, message });
+      return;
+    }
     if (message.type === "offer" && !this.#links.has(key)) {
       this.emit("incoming", { peer: message.from, identity: message.identity, pc });
     }
@@ -294,6 +394,14 @@ export class SignalingClient extends Session {
   #closeLinks(reason, peer) {
     for (const link of [...this.#links.values()]) {
       if (peer === undefined || link.peer === peer) link.close(reason);
+    }
+  }
+
+  /** @param {ParleyError} error */
+  #refuseIce(error) {
+    for (const waiting of this.#iceWaiting.splice(0)) {
+      clearTimeout(waiting.timer);
+      waiting.reject(error);
     }
   }
 
