@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Self
 
 from signal_server.aiortc_link import Application, CallSettings, PeerLink
-from signal_server.client import SignalingClient
-from signal_server.client_wire import ServerMessage, SignalingError
+from signal_server.client import ClientEvent, SignalingClient
+from signal_server.client_session import SessionLost
+from signal_server.client_wire import SignalingError
 from signal_server.wire import messages as wire
 
 _log = logging.getLogger("parley.client")
@@ -22,7 +23,8 @@ _log = logging.getLogger("parley.client")
 class AiortcPeer:
     """`async with AiortcPeer(client, application) as peer: link = await peer.call(peer_id)`.
 
-    It consumes the client's messages; those it has no use for go to `other`.
+    It consumes the client's events; those it has no use for go to `other`, incoming calls among
+    them. Connections outlive a resumed session and end with a lost one.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class AiortcPeer:
         application: Application,
         settings: CallSettings | None = None,
         *,
-        other: Callable[[ServerMessage], None] | None = None,
+        other: Callable[[ClientEvent], None] | None = None,
     ) -> None:
         self.client = client
         self.application = application
@@ -84,13 +86,13 @@ class AiortcPeer:
             _log.warning("signaling ended, code %s", final.code)
         await self._close_links()
 
-    async def _take(self, message: ServerMessage) -> None:
+    async def _take(self, message: ClientEvent) -> None:
         if isinstance(message, wire.RelayedPair) and message.pc == wire.DEFAULT_PC:
             if message.sender in self.client.roster.peers:
                 self.link(message.sender).receive(message)
             return
-        if isinstance(message, wire.Welcome):
-            # Peers know this side under a new id; what was agreed under the old one is void.
+        if isinstance(message, SessionLost):
+            # Peers will know this side under a new id; what was agreed under the old one is void.
             await self._close_links()
         elif isinstance(message, wire.PeerLeft) and message.peer in self.links:
             await self.links[message.peer].close()

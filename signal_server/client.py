@@ -1,52 +1,45 @@
-"""Signaling client for Python: one WebSocket to Parley, kept alive, with typed messages both ways.
+"""Signaling client for Python: a session that survives, typed messages, rooms and calls.
 
-Connects, says hello, joins again after a lost connection, keeps the room's roster true and
-hands every other message to the application in order. It does not know WebRTC: descriptions and
+Joins again when the session had to be replaced, keeps the room's roster and the calls true and
+hands everything else to the application in order. It does not know WebRTC: descriptions and
 candidates are the caller's (`signal_server.aiortc_peer` drives aiortc with it).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
+from msgspec import UNSET, Raw
 
-from signal_server.client_connect import ClientSettings, open_session
-from signal_server.client_wire import (
-    ServerMessage,
-    SignalingError,
-    Unknown,
-    lost_connection,
-    read,
-    refused,
-)
+from signal_server.client_calls import Call, Calls
+from signal_server.client_connect import ClientSettings
+from signal_server.client_line import Line, Token
+from signal_server.client_session import SessionLost
+from signal_server.client_wire import ResumeRefusedError, ServerMessage, SignalingError
 from signal_server.roster import Roster
+from signal_server.wire import call_messages as call_wire
 from signal_server.wire import messages as wire
 from signal_server.wire.candidate import CandidateInit
-from signal_server.wire.codes import CloseCode, ErrorCode
+from signal_server.wire.codes import ErrorCode
 
-Token = str | Callable[[], Awaitable[str]]
-_Answer = TypeVar("_Answer", bound=Struct)
+ClientEvent = ServerMessage | SessionLost | Call
+"""What a client iterates: messages, the loss of the session, and incoming calls."""
 
 _encode = msgspec.json.Encoder().encode
-_log = logging.getLogger("parley.client")
 
 
 class SignalingClient:
     """`async with SignalingClient(url, token, room="blue") as client`, then iterate over it.
 
-    Replies to requests, pongs and pushed state are consumed here; everything else is iterated,
-    each message once and in order. A `Welcome` in the iteration says that a lost connection was
-    replaced: the session, and with it every peer id, is new.
+    Replies to requests, pongs and the events of known calls are consumed here; everything else is
+    iterated, each once and in order, whatever happens to connections. A `Call` is one that rings
+    here. `Resumed` says that a lost connection was replaced and nothing is missing; `SessionLost`,
+    followed by a `Welcome`, that the session is another: peer ids and calls are void, the room is
+    entered again (an `Error` then says that it could not be).
     """
 
     def __init__(
@@ -61,30 +54,32 @@ class SignalingClient:
     ) -> None:
         self.settings = settings or ClientSettings()
         self.roster = Roster()
-        self.welcome: wire.Welcome
-        self._url = url
-        self._token = token
+        self._line = Line(url, token, features, self.settings, self._take)
+        self._calls = Calls(self._line.request, lambda: self.peer)
         self._room = room
         self._data = data
-        self._features = list(features)
-        self._socket: ClientConnection
+        self._ice: wire.IceServers | None = None
         self._task: asyncio.Task[None] | None = None
-        self._ended: SignalingError | None = None
-        self._ids = itertools.count(1)
-        self._waiting: dict[str, tuple[type[Struct], asyncio.Future[Struct]]] = {}
-        self._pongs: dict[int, asyncio.Future[None]] = {}
-        self._incoming: asyncio.Queue[ServerMessage | None] = asyncio.Queue()
-        self._seq = 0
-        self._retry_after_s = 0.0
+        self._incoming: asyncio.Queue[ClientEvent | None] = asyncio.Queue()
+
+    @property
+    def welcome(self) -> wire.Welcome:
+        """Of the present session."""
+        return self._line.welcome
 
     @property
     def peer(self) -> str:
         """Own peer id in the present session."""
         return self.welcome.peer
 
+    @property
+    def calls(self) -> dict[str, Call]:
+        """Those that are not over, by id."""
+        return self._calls.live
+
     async def __aenter__(self) -> Self:
-        await self._open()
-        self._task = asyncio.create_task(self._run(), name="parley-client")
+        await self._line.open()
+        self._task = asyncio.create_task(self._line.run(), name="parley-client")
         self._task.add_done_callback(self._over)
         try:
             if self._room is not None:
@@ -108,56 +103,55 @@ class SignalingClient:
             return
         task, self._task = self._task, None
         try:
-            with contextlib.suppress(ConnectionClosed, TimeoutError):
-                async with asyncio.timeout(self.settings.close_timeout_s):
-                    await self._socket.send(_encode(wire.Bye()), text=True)
+            await self._line.say_bye()
             task.cancel()
             await asyncio.wait([task])
-            await self._socket.close()
+            await self._line.socket.close()
         finally:
             task.cancel()
-            self._socket.transport.abort()
+            self._line.socket.transport.abort()
 
-    def __aiter__(self) -> AsyncIterator[ServerMessage]:
+    def __aiter__(self) -> AsyncIterator[ClientEvent]:
         return self
 
-    async def __anext__(self) -> ServerMessage:
-        """Next message; raises SignalingError when the connection ended for good."""
-        message = await self._incoming.get()
-        if message is not None:
-            return message
+    async def __anext__(self) -> ClientEvent:
+        """Next event; raises SignalingError when the session ended for good."""
+        event = await self._incoming.get()
+        if event is not None:
+            return event
         self._incoming.put_nowait(None)
-        if self._ended:
-            raise self._ended
+        if self._line.ended:
+            raise self._line.ended
         raise StopAsyncIteration
 
     async def join(self, room: str, data: Any = UNSET) -> Roster:
         """Enter the room, leaving the one before; returns with the roster filled."""
-        await self._request(wire.Join(room=room, data=_raw(data)), wire.RoomSnapshot)
+        await self._line.request(wire.Join(room=room, data=_raw(data)))
         self._room, self._data = room, data
         return self.roster
 
     async def leave(self) -> None:
-        await self._request(wire.Leave(), wire.Ok)
+        await self._line.request(wire.Leave())
         self._room = None
         self.roster.clear()
 
     async def offer(self, to: str, sdp: str, *, pc: str = wire.DEFAULT_PC) -> int:
         """Send an offer; returns the negotiation number the server gave it."""
-        return (await self._request(wire.Offer(to=to, sdp=sdp, pc=pc), wire.Ok)).negotiation or 0
+        ok = await self._line.request(wire.Offer(to=to, sdp=sdp, pc=pc))
+        return ok.negotiation or 0
 
     async def answer(
         self, to: str, sdp: str, *, negotiation: int, pc: str = wire.DEFAULT_PC
     ) -> None:
-        await self._request(wire.Answer(to=to, sdp=sdp, negotiation=negotiation, pc=pc), wire.Ok)
+        await self._line.request(wire.Answer(to=to, sdp=sdp, negotiation=negotiation, pc=pc))
 
     async def pranswer(
         self, to: str, sdp: str, *, negotiation: int, pc: str = wire.DEFAULT_PC
     ) -> None:
-        await self._request(wire.Pranswer(to=to, sdp=sdp, negotiation=negotiation, pc=pc), wire.Ok)
+        await self._line.request(wire.Pranswer(to=to, sdp=sdp, negotiation=negotiation, pc=pc))
 
     async def rollback(self, to: str, *, negotiation: int, pc: str = wire.DEFAULT_PC) -> None:
-        await self._request(wire.Rollback(to=to, negotiation=negotiation, pc=pc), wire.Ok)
+        await self._line.request(wire.Rollback(to=to, negotiation=negotiation, pc=pc))
 
     async def candidates(
         self,
@@ -168,14 +162,13 @@ class SignalingClient:
         pc: str = wire.DEFAULT_PC,
     ) -> None:
         """Send candidates; None is end-of-candidates."""
-        await self._request(
-            wire.Candidate(to=to, candidates=list(candidates), negotiation=negotiation, pc=pc),
-            wire.Ok,
+        await self._line.request(
+            wire.Candidate(to=to, candidates=list(candidates), negotiation=negotiation, pc=pc)
         )
 
     async def applied(self, to: str, *, negotiation: int, pc: str = wire.DEFAULT_PC) -> None:
         """Say that the remote description is set: held candidates may come."""
-        await self._request(wire.Applied(to=to, negotiation=negotiation, pc=pc), wire.Ok)
+        await self._line.request(wire.Applied(to=to, negotiation=negotiation, pc=pc))
 
     async def renegotiate(
         self,
@@ -184,7 +177,7 @@ class SignalingClient:
         *,
         pc: str = wire.DEFAULT_PC,
     ) -> None:
-        await self._request(wire.Renegotiate(to=to, reason=reason, pc=pc), wire.Ok)
+        await self._line.request(wire.Renegotiate(to=to, reason=reason, pc=pc))
 
     async def state(
         self,
@@ -194,183 +187,105 @@ class SignalingClient:
         *,
         pc: str = wire.DEFAULT_PC,
     ) -> None:
-        await self._request(
-            wire.State(to=to, state=state, candidate_type=candidate_type, pc=pc), wire.Ok
+        await self._line.request(
+            wire.State(to=to, state=state, candidate_type=candidate_type, pc=pc)
         )
 
     async def send(self, to: str, data: Any) -> None:
-        await self._request(wire.Message(to=to, data=Raw(_encode(data))), wire.Ok)
+        await self._line.request(wire.Message(to=to, data=Raw(_encode(data))))
 
     async def broadcast(self, data: Any) -> None:
         """To everybody else in the room."""
-        await self._request(wire.Message(data=Raw(_encode(data))), wire.Ok)
+        await self._line.request(wire.Message(data=Raw(_encode(data))))
 
     async def update(self, data: Any) -> None:
         """Replace own presence data."""
-        await self._request(wire.Update(data=Raw(_encode(data))), wire.Ok)
+        await self._line.request(wire.Update(data=Raw(_encode(data))))
         self._data = data
 
     async def ice_servers(
         self, *, ttl: int | None = None, region: str | None = None
     ) -> wire.IceServers:
-        return await self._request(wire.IceServersRequest(ttl=ttl, region=region), wire.IceServers)
+        await self._line.request(wire.IceServersRequest(ttl=ttl, region=region))
+        if self._ice is None:
+            raise SignalingError(ErrorCode.INTERNAL, "the server said ok and sent no ICE servers")
+        return self._ice
+
+    async def refresh(self, token: str) -> None:
+        """Go on with this access token; a client with a token callback does it by itself."""
+        await self._line.request(wire.Refresh(token=token))
+
+    async def invite(
+        self,
+        to: str | Sequence[str],
+        media: call_wire.CallMedia = call_wire.CallMedia(audio=True),  # noqa: B008 - immutable
+        *,
+        lifetime_s: float | None = None,
+        data: Any = UNSET,
+        room: str | None = None,
+    ) -> Call:
+        """Ring all devices of the identities; the first to accept is in the call."""
+        invite = call_wire.CallInvite(
+            to=to if isinstance(to, str) else list(to),
+            media=media,
+            lifetime_s=lifetime_s,
+            data=_raw(data),
+            room=room,
+        )
+        return await self._calls.invite(invite)
 
     async def ping(self) -> float:
         """Round trip to the server in seconds."""
-        loop = asyncio.get_running_loop()
-        number, began = next(self._ids), loop.time()
-        self._pongs[number] = loop.create_future()
-        try:
-            async with asyncio.timeout(self.settings.pong_timeout_s):
-                await self._socket.send(_encode(wire.Ping(t=number)), text=True)
-                await self._pongs[number]
-        except TimeoutError as late:
-            raise SignalingError(ErrorCode.UNAVAILABLE, "no answer to ping", True) from late
-        except ConnectionClosed as lost:
-            raise lost_connection(lost) from lost
-        finally:
-            del self._pongs[number]
-        return loop.time() - began
-
-    async def _request(
-        self,
-        request: wire.Request,
-        answered_by: type[_Answer],
-    ) -> _Answer:
-        if self._ended:
-            raise self._ended
-        request.id = str(next(self._ids))
-        answer: asyncio.Future[Struct] = asyncio.get_running_loop().create_future()
-        self._waiting[request.id] = (answered_by, answer)
-        try:
-            async with asyncio.timeout(self.settings.request_timeout_s):
-                await self._socket.send(_encode(request), text=True)
-                return await answer  # type: ignore[return-value]
-        except TimeoutError as late:
-            kind = request.__struct_config__.tag
-            raise SignalingError(ErrorCode.UNAVAILABLE, f"no answer to {kind}", True) from late
-        except ConnectionClosed as lost:
-            raise lost_connection(lost) from lost
-        finally:
-            del self._waiting[request.id]
-
-    async def _open(self) -> None:
-        token = self._token if isinstance(self._token, str) else await self._token()
-        hello = wire.Hello(token=token, features=self._features)
-        self._socket, self.welcome = await open_session(self._url, hello, self.settings)
-        self._seq = 0
-
-    async def _run(self) -> None:
-        """Serve connection after connection until one ends for good."""
-        try:
-            while True:
-                lost = await self._serve()
-                self._abandon(lost)
-                if not lost.retryable:
-                    raise lost
-                _log.info("connection lost, code %s", lost.code)
-                await self._reconnect()
-        except SignalingError as final:
-            self._ended = final
-            await self._socket.close()
+        return await self._line.ping()
 
     def _over(self, _: asyncio.Task[None]) -> None:
-        """Nothing comes any more: tell who waits."""
-        closed = SignalingError(ErrorCode.UNAVAILABLE, "the client is closed")
-        self._abandon(self._ended or closed)
+        """Nothing comes any more."""
+        self._line.over()
+        self._calls.lost()
         self._incoming.put_nowait(None)
 
-    async def _serve(self) -> SignalingError:
-        """Take messages in until the connection is lost; returns why."""
-        alive = asyncio.create_task(self._keep_alive(self._socket), name="parley-client-ping")
-        try:
-            while True:
-                self._received(await self._socket.recv())
-        except ConnectionClosed as lost:
-            return lost_connection(lost)
-        except SignalingError as failure:
-            await self._socket.close(CloseCode.PROTOCOL)
-            return failure
-        finally:
-            alive.cancel()
-            await asyncio.gather(alive, return_exceptions=True)
-
-    async def _keep_alive(self, socket: ClientConnection) -> None:
-        """Find out that the other end is gone although TCP has not noticed."""
-        try:
-            while True:
-                await asyncio.sleep(self.welcome.ping_interval_s)
-                await self.ping()
-        except SignalingError:
-            socket.transport.abort()
-
-    async def _reconnect(self) -> None:
-        """Open a new session after a random wait (full jitter) and enter the room again."""
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self.settings.reconnect_for_s
-        for attempt in itertools.count():
-            await asyncio.sleep(self._retry_after_s + self.settings.backoff_s(attempt))
-            self._retry_after_s = 0.0
-            try:
-                await self._open()
-                break
-            except SignalingError as no:
-                if not no.retryable or loop.time() > give_up_at:
-                    raise
-                self._retry_after_s = no.retry_after_s or 0.0
-        self.roster.clear()
-        self._deliver(self.welcome)
-        if self._room is not None:
-            rejoin = wire.Join(room=self._room, data=_raw(self._data))
-            with contextlib.suppress(ConnectionClosed):
-                await self._socket.send(_encode(rejoin), text=True)
-
-    def _received(self, frame: str | bytes) -> None:
-        message = read(frame)
-        self._numbered(getattr(message, "seq", 0))
-        if isinstance(message, wire.Pong):
-            waiting = self._pongs.get(message.t) if isinstance(message.t, int) else None
-            if waiting and not waiting.done():
-                waiting.set_result(None)
-        elif isinstance(message, wire.Ok) or (isinstance(message, wire.Error) and message.id):
-            self._settle(message)
-        elif not isinstance(message, Unknown):
-            if isinstance(message, wire.GoAway):
-                self._retry_after_s = message.reconnect_after_ms / 1000
+    def _take(self, message: ServerMessage | SessionLost) -> None:
+        """What the line hands over, in order."""
+        if isinstance(message, call_wire.CallServerMessage):
+            call = self._calls.take(message)
+            self._calls.look(self.roster)
+            if call is not None:
+                self._deliver(call)
+            return
+        if isinstance(message, SessionLost):
+            self._calls.lost()
+            self.roster.clear()
+        elif isinstance(message, wire.Resumed):
+            self.roster.restore(message.room)
+            self._calls.look(self.roster)
+        elif isinstance(message, wire.Welcome):
+            self._enter_again()
+        elif isinstance(message, wire.IceServers):
+            self._ice = message
+        elif not self._line.session.is_in_snapshot(message):
             self.roster.apply(message)
-            for kind, answer in self._waiting.values():
-                if isinstance(message, kind) and not answer.done():
-                    answer.set_result(message)
-            self._deliver(message)
+            self._calls.look(self.roster)
+        self._deliver(message)
 
-    def _numbered(self, seq: int) -> None:
-        if seq == 0:
-            return
-        if seq != self._seq + 1:
-            raise SignalingError(ErrorCode.RESUME_GAP, "a message of the server is missing", True)
-        self._seq = seq
-
-    def _settle(self, reply: wire.Ok | wire.Error) -> None:
-        kind, answer = self._waiting.get(str(reply.id), (None, None))
-        if answer is None or answer.done():
-            return
-        if isinstance(reply, wire.Error):
-            answer.set_exception(refused(reply))
-        elif kind is wire.Ok:
-            answer.set_result(reply)
-
-    def _deliver(self, message: ServerMessage) -> None:
+    def _deliver(self, event: ClientEvent) -> None:
         if self._incoming.qsize() >= self.settings.incoming_messages:
             raise SignalingError(
                 ErrorCode.BUFFER_FULL,
                 f"{self.settings.incoming_messages} messages wait for the application",
             )
-        self._incoming.put_nowait(message)
+        self._incoming.put_nowait(event)
 
-    def _abandon(self, reason: SignalingError) -> None:
-        for _, answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(reason)
+    def _enter_again(self) -> None:
+        """The first request of the new session, before any of the application's."""
+        if self._room is not None:
+            rejoin = self._line.post(wire.Join(room=self._room, data=_raw(self._data)))
+            rejoin.add_done_callback(self._entered_again)
+
+    def _entered_again(self, answer: asyncio.Future[wire.Ok]) -> None:
+        no = None if answer.cancelled() else answer.exception()
+        if isinstance(no, SignalingError) and not isinstance(no, ResumeRefusedError):
+            error = wire.Error(code=no.code, message=no.message, retryable=no.retryable)
+            self._incoming.put_nowait(error)
 
 
 def _raw(data: Any) -> Any:

@@ -1,12 +1,14 @@
-"""Opening one signaling session: the WebSocket handshake, hello, welcome; and how often to try.
+"""Opening one connection: the WebSocket handshake, hello and its answer; and how often to try.
 
-It does not know what the session is used for, nor the sessions before it.
+It resumes a session when asked to, and begins a new one on the same connection when the server
+says that it is over. It does not know what a session is used for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -14,10 +16,18 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from signal_server.client_wire import SignalingError, lost_connection, read, refused
+from signal_server.client_wire import (
+    NoAnswerError,
+    ResumeRefusedError,
+    SignalingError,
+    error_of,
+    lost_connection,
+    read,
+    refused,
+)
 from signal_server.wire.codes import ErrorCode
 from signal_server.wire.limits import Limits
-from signal_server.wire.messages import PROTOCOL, Error, Hello, Welcome
+from signal_server.wire.messages import PROTOCOL, Error, Hello, Resumed, Welcome
 
 _HTTP_CODES = {401: ErrorCode.UNAUTHENTICATED, 403: ErrorCode.FORBIDDEN, 404: ErrorCode.NOT_FOUND}
 
@@ -27,9 +37,18 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
 
     connect_timeout_s: float = 10.0
     request_timeout_s: float = 10.0
+    """Does not run while the connection is lost: the request goes out again after a resume."""
+    requests_in_flight: int = 128
+    """Fewer than a server remembers per session, so that a repeated id is always recognized."""
+    rate_limit_tries: int = 3
+    """How often a request that may be repeated waits for `retry_after_ms` and is sent anew."""
+    rate_limit_wait_s: float = 10.0
+    """A longer wait is left to the application."""
     close_timeout_s: float = 2.0
     pong_timeout_s: float = 5.0
     """Silence after a ping that proves the connection dead."""
+    ack_after_s: float = 5.0
+    ack_after_messages: int = 20
     incoming_messages: int = 1024
     """Messages that may wait for the application."""
     message_bytes: int = 2 * Limits().outbound_bytes
@@ -45,10 +64,17 @@ class ClientSettings(Struct, frozen=True, kw_only=True):
         return random.uniform(0, ceiling)  # noqa: S311
 
 
-async def open_session(
-    url: str, hello: Hello, settings: ClientSettings
-) -> tuple[ClientConnection, Welcome]:
-    """A connection that has been welcomed; raises SignalingError."""
+class Opened(NamedTuple):
+    """A connection on which a session is, or goes on."""
+
+    socket: ClientConnection
+    greeting: Welcome | Resumed
+    refused: ResumeRefusedError | None
+    """Why it is a new session although another was to be resumed."""
+
+
+async def open_session(url: str, hello: Hello, settings: ClientSettings) -> Opened:
+    """A connection with a session on it; raises SignalingError."""
     try:
         socket = await connect(
             url,
@@ -63,28 +89,39 @@ async def open_session(
         status = answer.response.status_code
         code = _HTTP_CODES.get(status, ErrorCode.UNAVAILABLE)
         retryable = status >= 500 or status == 429
-        raise SignalingError(code, f"the server answered HTTP {status}", retryable) from answer
+        raise error_of(code, f"the server answered HTTP {status}", retryable) from answer
     except (InvalidHandshake, OSError, TimeoutError) as failure:
         reason = str(failure) or "no answer in time"
-        raise SignalingError(ErrorCode.UNAVAILABLE, reason, True) from failure
+        raise NoAnswerError(ErrorCode.UNAVAILABLE, reason, True) from failure
     try:
-        return socket, await _greet(socket, hello, settings)
+        return await _greet(socket, hello, settings)
     except BaseException:
         socket.transport.abort()
         raise
 
 
-async def _greet(socket: ClientConnection, hello: Hello, settings: ClientSettings) -> Welcome:
+async def _greet(socket: ClientConnection, hello: Hello, settings: ClientSettings) -> Opened:
+    no: ResumeRefusedError | None = None
     try:
         async with asyncio.timeout(settings.connect_timeout_s):
-            await socket.send(msgspec.json.encode(hello), text=True)
-            reply = read(await socket.recv())
+            if hello.resume is not None:
+                try:
+                    return Opened(socket, await _say(socket, hello), None)
+                except ResumeRefusedError as over:
+                    no = over
+                    hello = msgspec.structs.replace(hello, resume=None)
+            return Opened(socket, await _say(socket, hello), no)
     except TimeoutError as late:
-        raise SignalingError(ErrorCode.UNAVAILABLE, "no welcome in time", True) from late
+        raise NoAnswerError(ErrorCode.UNAVAILABLE, "no welcome in time", True) from late
     except ConnectionClosed as closed:
         raise lost_connection(closed) from closed
+
+
+async def _say(socket: ClientConnection, hello: Hello) -> Welcome | Resumed:
+    await socket.send(msgspec.json.encode(hello), text=True)
+    reply = read(await socket.recv())
     if isinstance(reply, Error):
         raise refused(reply)
-    if not isinstance(reply, Welcome):
-        raise SignalingError(ErrorCode.INTERNAL, "the server did not say welcome")
-    return reply
+    if isinstance(reply, Welcome) or (hello.resume is not None and isinstance(reply, Resumed)):
+        return reply
+    raise SignalingError(ErrorCode.INTERNAL, "the server did not say welcome")

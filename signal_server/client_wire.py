@@ -9,11 +9,13 @@ import msgspec
 from msgspec import Struct
 from websockets.exceptions import ConnectionClosed
 
+from signal_server.wire import call_messages as call_wire
 from signal_server.wire import messages as wire
 from signal_server.wire.codes import CloseCode, ErrorCode
 
 ServerMessage = (
     wire.Welcome
+    | wire.Resumed
     | wire.Ok
     | wire.Error
     | wire.Pong
@@ -31,7 +33,9 @@ ServerMessage = (
     | wire.RelayedState
     | wire.RelayedMessage
     | wire.IceServers
+    | wire.TokenExpiring
     | wire.GoAway
+    | call_wire.CallServerMessage
 )
 
 _decoder: msgspec.json.Decoder[ServerMessage] = msgspec.json.Decoder(ServerMessage)
@@ -53,6 +57,51 @@ class SignalingError(Exception):
         self.message = message
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+
+
+class NotAllowedError(SignalingError):
+    """The token is missing, wrong or expired, or does not grant it."""
+
+
+class NotFoundError(SignalingError):
+    """No such peer, room or call."""
+
+
+class WrongStateError(SignalingError):
+    """Too late or too early: the call has ended, the negotiation has moved on."""
+
+
+class RateLimitedError(SignalingError):
+    """Too much at once; `retry_after_s` says when it would be accepted."""
+
+
+class ResumeRefusedError(SignalingError):
+    """The session is over; whether what was asked in it was executed is unknown."""
+
+
+class NoAnswerError(SignalingError):
+    """The connection is lost, or the server did not answer in time."""
+
+
+class DismissedError(SignalingError):
+    """The server ended the session for good: superseded by another connection, or kicked."""
+
+
+_ERRORS: dict[str, type[SignalingError]] = {
+    ErrorCode.UNAUTHENTICATED: NotAllowedError,
+    ErrorCode.TOKEN_EXPIRED: NotAllowedError,
+    ErrorCode.FORBIDDEN: NotAllowedError,
+    ErrorCode.NOT_FOUND: NotFoundError,
+    ErrorCode.WRONG_STATE: WrongStateError,
+    ErrorCode.STALE_NEGOTIATION: WrongStateError,
+    ErrorCode.STALE_GENERATION: WrongStateError,
+    ErrorCode.RATE_LIMITED: RateLimitedError,
+    ErrorCode.RESUME_EXPIRED: ResumeRefusedError,
+    ErrorCode.RESUME_GAP: ResumeRefusedError,
+    ErrorCode.SUPERSEDED: DismissedError,
+    "kicked": DismissedError,
+    "room_closed": DismissedError,
+}
 
 
 class Unknown(Struct):
@@ -82,19 +131,26 @@ def _read_unknown(frame: str | bytes) -> Unknown | None:
         return None
 
 
+def error_of(
+    code: str, message: str, retryable: bool = False, retry_after_s: float | None = None
+) -> SignalingError:
+    """The error of the type that belongs to the code."""
+    return _ERRORS.get(code, SignalingError)(code, message, retryable, retry_after_s)
+
+
 def refused(reply: wire.Error) -> SignalingError:
     after = None if reply.retry_after_ms is None else reply.retry_after_ms / 1000
-    return SignalingError(reply.code, reply.message, reply.retryable, after)
+    return error_of(reply.code, reply.message, reply.retryable, after)
 
 
 def lost_connection(closed: ConnectionClosed) -> SignalingError:
     """What a closed connection means: its code, and whether to connect again."""
     if closed.rcvd is None:
-        return SignalingError(ErrorCode.UNAVAILABLE, "the connection was lost", True)
+        return NoAnswerError(ErrorCode.UNAVAILABLE, "the connection was lost", True)
     try:
         code = CloseCode(closed.rcvd.code)
     except ValueError:
         retry = closed.rcvd.code < 4500
-        return SignalingError(ErrorCode.UNAVAILABLE, f"closed with {closed.rcvd.code}", retry)
+        return NoAnswerError(ErrorCode.UNAVAILABLE, f"closed with {closed.rcvd.code}", retry)
     reason = closed.rcvd.reason or code.name.lower()
-    return SignalingError(code.name.lower(), reason, code.reconnect)
+    return error_of(code.name.lower(), reason, code.reconnect)

@@ -6,7 +6,7 @@ Pure state: messages go in, entries come out. It does not know the connection th
 from __future__ import annotations
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from signal_server.wire import messages as wire
 
@@ -23,11 +23,18 @@ class Roster:
     def clear(self) -> None:
         self.__init__()  # type: ignore[misc]
 
+    def restore(self, room: wire.RoomSnapshot | wire.RoomState | None) -> None:
+        """Replace everything by the room as it is now; None: in no room."""
+        if room is None:
+            self.clear()
+            return
+        self.room, self.epoch, self.revision = room.room, room.epoch, room.revision
+        self.peers = {entry.peer: entry for entry in room.peers}
+
     def apply(self, message: Struct) -> None:
         """Take over one change; what an earlier snapshot already holds is left out."""
         if isinstance(message, wire.RoomSnapshot):
-            self.room, self.epoch, self.revision = message.room, message.epoch, message.revision
-            self.peers = {entry.peer: entry for entry in message.peers}
+            self.restore(message)
             return
         if not isinstance(message, wire.PeerJoined | wire.PeerLeft | wire.PeerUpdated):
             return
@@ -45,5 +52,13 @@ class Roster:
                 data=message.data,
             )
         elif message.peer in self.peers:
-            entry = self.peers[message.peer]
-            self.peers[message.peer] = msgspec.structs.replace(entry, data=message.data)
+            self.peers[message.peer] = _updated(self.peers[message.peer], message)
+
+
+def _updated(entry: wire.RosterEntry, change: wire.PeerUpdated) -> wire.RosterEntry:
+    """What the change does not mention stays."""
+    return msgspec.structs.replace(
+        entry,
+        connected=entry.connected if change.connected is None else change.connected,
+        data=entry.data if change.data is UNSET else change.data,
+    )

@@ -6,6 +6,7 @@ know what peers say to each other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from signal_server.core import inputs
@@ -51,6 +52,8 @@ class Lifecycle:
     ) -> None:
         self.policies: dict[bool, AddressPolicy] = {}
         """By whether the token allows relay candidates only; set by the switchboard."""
+        self.on_end: Callable[[str], None] = _unheard
+        """Who else must hear, by its id, that a session is over; set by the switchboard."""
         self._node = node
         self._limits = limits
         self._sessions = sessions
@@ -96,11 +99,15 @@ class Lifecycle:
             self._out.tally.resumes["gap"] += 1
             gap = Refusal(ErrorCode.RESUME_GAP, "messages are lost; say hello without resume")
             self._out.refuse(event.connection, gap, event.request)
+            former = found.connection
             self.end(found, "connection_lost", now)
+            if former is not None:
+                self._out.do(Close(former, CloseCode.SUPERSEDED, "superseded"))
             return
         self._out.tally.resumes["resumed"] += 1
         was_lost = found.connection is None
-        former = self._sessions.attach(found, event, now)
+        policy = self.policies[event.admission.permit.relay_only]
+        former = self._sessions.attach(found, event, policy, now)
         if former is not None:
             self._out.do(Close(former, CloseCode.SUPERSEDED, "superseded"))
         found.outbox.ack(last_seq)
@@ -159,6 +166,7 @@ class Lifecycle:
         self._ringing.gone(session, now, self._out.unix_ms, kicked=kicked)
         self._rooms.leave(session, reason)
         self._sessions.end(session)
+        self.on_end(session.id)
 
     def due(self, session: Session, due: Due, now: float) -> None:
         match due:
@@ -230,6 +238,10 @@ class Lifecycle:
         refresh = now + ICE_REFRESH_AT * grant.ttl
         self._sessions.agenda.set((session.id, Due.ICE_REFRESH), refresh)
         self._out.answer(session, event.request, m.Ok(id=0))
+
+
+def _unheard(session: str) -> None:
+    """Before the switchboard has set it."""
 
 
 def _refresh_of(session: Session) -> GrantIce:

@@ -55,33 +55,40 @@ class Out:
             self.effects.append(Send(target.connection, encode(message)))
 
     def answer(self, session: Session, request: str | int | None, reply: m.Ok | Refusal) -> None:
-        """Settle a request; an `ok` is remembered, so that the request can be repeated."""
+        """Settle a request. The answer is remembered, also a refusal: if its repetition succeeded
+        later, it would overtake what was asked after it."""
         if isinstance(reply, Refusal):
-            if session.connection is not None:
-                self.refuse(session.connection, reply, request)
+            self.tally.refused[reply.code.value] += 1
+            payload = encode(_error(reply, request))
+        elif request is None:
             return
-        if request is None:
-            return
-        reply.id = request
-        payload = encode(reply)
-        self.tally.sent["ok"] += 1
+        else:
+            reply.id = request
+            self.tally.sent["ok"] += 1
+            payload = encode(reply)
         if session.connection is not None:
             self.effects.append(Send(session.connection, payload))
+        if request is None:
+            return
         replies = session.replies
         replies[request] = payload
         if len(replies) > self._remembered:
             del replies[next(iter(replies))]
 
     def refuse(self, connection: int, refusal: Refusal, request: str | int | None) -> None:
+        """Refuse a connection that has no session."""
         self.tally.refused[refusal.code.value] += 1
-        error = m.Error(
-            code=refusal.code.value,
-            message=refusal.message,
-            retryable=refusal.code.retryable,
-            id=request,
-            retry_after_ms=refusal.retry_after_ms,
-        )
-        self.effects.append(Send(connection, encode(error)))
+        self.effects.append(Send(connection, encode(_error(refusal, request))))
+
+
+def _error(refusal: Refusal, request: str | int | None) -> m.Error:
+    return m.Error(
+        code=refusal.code.value,
+        message=refusal.message,
+        retryable=refusal.code.retryable,
+        id=request,
+        retry_after_ms=refusal.retry_after_ms,
+    )
 
 
 def _tags(kinds: tuple[type[Struct], ...]) -> dict[type, str]:

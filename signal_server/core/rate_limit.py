@@ -161,6 +161,10 @@ class RateLimiter:
             row[kind] = full_at
         return None
 
+    def forget(self, session: Hashable) -> None:
+        """The session is over; what it owed, its identity and address still owe."""
+        self._scopes["session"].rows.pop(session, None)
+
     def tracked(self) -> dict[str, int]:
         """Keys remembered, by scope."""
         return {name: len(scope.rows) for name, scope in self._scopes.items()}

@@ -83,13 +83,16 @@ class Sessions:
             return Refusal(ErrorCode.RESUME_EXPIRED, message)
         return session
 
-    def attach(self, session: Session, event: inputs.Resumed, now: float) -> int | None:
+    def attach(
+        self, session: Session, event: inputs.Resumed, policy: AddressPolicy, now: float
+    ) -> int | None:
         """Give the session its new connection; returns the former one, which is fenced off."""
         former = session.connection
         if former is not None:
             del self.by_connection[former]
         session.connection = event.connection
         session.permit = event.admission.permit
+        session.policy = policy
         # The answer may be lost like the connection before: until the new secret has been seen to
         # arrive, the one that was used now stays good.
         session.former_hash = _hash(event.resume.secret)

@@ -75,6 +75,7 @@ class Switchboard:
         self._lifecycle = Lifecycle(
             Node(node, region), limits, self.sessions, rooms, self._ringing, out, _shown(rules)
         )
+        self._lifecycle.on_end = self.rates.forget
         for relay_only in (False, True):
             self._lifecycle.policies[relay_only] = AddressPolicy(
                 relay_only=relay_only,
@@ -180,7 +181,7 @@ class Switchboard:
     ) -> None:
         retry_after_ms = max(1, int(wait_s * 1000))
         refusal = Refusal(ErrorCode.RATE_LIMITED, "too fast", retry_after_ms=retry_after_ms)
-        self._out.refuse(connection, refusal, request)
+        self._out.answer(session, request, refusal)
         session.refusals += 1
         if session.refusals >= REFUSALS_BEFORE_CLOSE:
             session.refusals = 0

@@ -3,116 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
-from websockets.typing import Subprotocol
+from scripted import QUICK, Wire, next_of, scripted
 
 from signal_server.client import SignalingClient
-from signal_server.client_connect import ClientSettings
+from signal_server.client_session import SessionLost
 from signal_server.client_wire import ServerMessage, SignalingError
 from signal_server.roster import Roster
 from signal_server.wire import messages as wire
 from signal_server.wire.codes import CloseCode
-
-Session = Callable[["Wire", int], Awaitable[None]]
-QUICK = ClientSettings(
-    connect_timeout_s=5.0,
-    request_timeout_s=5.0,
-    pong_timeout_s=0.2,
-    backoff_base_s=0.01,
-    backoff_cap_s=0.02,
-    reconnect_for_s=5.0,
-)
-
-
-class Wire:
-    """The server's end of one connection; numbers what it sends."""
-
-    def __init__(self, socket: ServerConnection) -> None:
-        self.socket = socket
-        self.seq = 0
-
-    async def take(self) -> dict[str, Any]:
-        """Next message of the client, pings answered on the way."""
-        while True:
-            message: dict[str, Any] = msgspec.json.decode(await self.socket.recv())
-            if message["type"] != "ping":
-                return message
-            await self.say(type="pong", t=message["t"], server_time_ms=0)
-
-    async def say(self, **message: Any) -> None:
-        await self.socket.send(msgspec.json.encode(message), text=True)
-
-    async def number(self, **message: Any) -> None:
-        self.seq += 1
-        await self.say(seq=self.seq, **message)
-
-    async def welcome(self, peer: str = "p1", ping_interval_s: float = 60.0) -> dict[str, Any]:
-        hello = await self.take()
-        await self.say(
-            type="welcome",
-            session="s",
-            peer=peer,
-            identity="me",
-            resume={"secret": "x", "window_s": 0},
-            node="n",
-            region="r",
-            ping_interval_s=ping_interval_s,
-            limits={},
-        )
-        return hello
-
-    async def room(self, *peers: str, revision: int = 1) -> dict[str, Any]:
-        join = await self.take()
-        entries = [{"peer": peer, "identity": "other", "polite": False} for peer in peers]
-        await self.number(type="room", room=join["room"], epoch=1, revision=revision, peers=entries)
-        if "id" in join:
-            await self.say(type="ok", id=join["id"])
-        return join
-
-    async def gone(self) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await self.take()
-
-
-@contextlib.asynccontextmanager
-async def scripted(session: Session) -> AsyncIterator[str]:
-    """A server that plays `session(wire, number of the connection)`."""
-    number = 0
-    failures: list[BaseException] = []
-
-    async def serve_one(socket: ServerConnection) -> None:
-        nonlocal number
-        number += 1
-        try:
-            await session(Wire(socket), number)
-        except ConnectionClosed:
-            pass
-        except Exception as failure:
-            failures.append(failure)
-
-    protocols = [Subprotocol(wire.PROTOCOL)]
-    async with serve(serve_one, "127.0.0.1", 0, subprotocols=protocols) as server:
-        port = server.sockets[0].getsockname()[1]
-        yield f"ws://127.0.0.1:{port}/v1/signal"
-    assert not failures, failures
-
-
-async def next_of(client: SignalingClient, kind: type[Any]) -> Any:
-    async with asyncio.timeout(5):
-        async for message in client:
-            if isinstance(message, kind):
-                return message
-    raise AssertionError(f"no {kind.__name__}")
 
 
 @pytest.fixture(autouse=True)
@@ -349,7 +253,7 @@ async def test_peer_overflow_is_an_error_after_what_was_taken() -> None:
     small = msgspec.structs.replace(QUICK, incoming_messages=3)
     async with scripted(session) as url, SignalingClient(url, "t", settings=small) as client:
         async with asyncio.timeout(5):
-            await client._socket.wait_closed()
+            await client._line.socket.wait_closed()
         taken = [await anext(client) for _ in range(3)]
         assert [bytes(each.data) for each in taken if isinstance(each, wire.RelayedMessage)] == [
             b"0",
@@ -371,13 +275,13 @@ async def test_peer_a_hole_in_the_numbering_is_not_believed() -> None:
     async with scripted(session) as url, SignalingClient(url, "t", settings=QUICK) as client:
         async with asyncio.timeout(5):
             first = await anext(client)
-        assert isinstance(first, wire.Welcome), "the message after the hole is not handed out"
+        assert isinstance(first, SessionLost), "the message after the hole is not handed out"
 
 
 async def test_peer_unknown_messages_are_counted_and_left_out() -> None:
     async def session(server: Wire, _: int) -> None:
         await server.welcome()
-        await server.number(type="call_invite", call="c")
+        await server.number(type="invented_later", call="c")
         await server.number(type="message", **{"from": "c"}, identity="cy", data=1, new_field=[])
         await server.gone()
 

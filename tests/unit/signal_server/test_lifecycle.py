@@ -240,3 +240,4 @@ def test_a_session_that_lost_its_connection_leaves_nothing_behind(driver: Driver
     b.disconnect()
     driver.pass_time(WINDOW_S)
     assert driver.is_empty()
+    assert driver.board.rates.tracked()["session"] == 0

@@ -228,11 +228,13 @@ class TestRequests:
         assert first == [{"type": "ok", "id": request_id, "negotiation": 1}]
         assert len(b.take("offer")) == 1
 
-    def test_a_refused_one_may_be_tried_again(self) -> None:
+    def test_a_refused_one_stays_refused_and_is_tried_again_under_a_new_id(self) -> None:
+        """A repetition that succeeded later would overtake what was asked after it."""
         a = Driver().connect(None)
-        assert a.send("message", data=1, id=1)[0]["id"] == 1
+        refused = a.send("message", data=1, id=1)
         a.send("join", room="r")
-        assert a.send("message", data=1, id=1) == [{"type": "ok", "id": 1}]
+        assert a.send("message", data=1, id=1) == refused
+        assert a.send("message", data=1, id=2) == [{"type": "ok", "id": 2}]
 
     def test_only_so_many_are_remembered(self) -> None:
         driver = Driver(remembered_requests=3)
