@@ -63,6 +63,20 @@ def eventually(page: Page, check: Callable[[], bool], what: str, seconds: float 
         page.wait_for_timeout(50)
 
 
+ONLY = """
+const Plain = window.RTCPeerConnection;
+window.RTCPeerConnection = class extends Plain {
+  constructor(configuration) {
+    const iceServers = configuration.iceServers.map((server) => ({
+      ...server, urls: [server.urls].flat().filter((url) => url.includes("transport=%s")),
+    })).filter(({ urls }) => urls.length);
+    super({ ...configuration, iceServers });
+  }
+};
+"""
+"""Which of two relay paths ICE nominates is a race; a test of one of them leaves it no choice."""
+
+
 class Person:
     """One browser tab on `/demo`; every error on its console fails the test at `leave`."""
 
@@ -136,3 +150,10 @@ class Person:
     def leave(self) -> None:
         self.page.close()
         assert self.complaints == []
+
+
+def connect(ada: Person, bo: Person, *, video: bool = True) -> None:
+    ada.call(video=video)
+    bo.accept(video=video)
+    ada.sees_status(r"^Connected (directly|through)")
+    bo.sees_status(r"^Connected (directly|through)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from people import Person
+from people import ONLY, Person, connect
 from playwright.sync_api import BrowserContext, expect
 from servers import Parley
 
@@ -37,18 +37,6 @@ window.WebSocket = class extends WebSocket {
   }
 };
 """
-ONLY = """
-const Plain = window.RTCPeerConnection;
-window.RTCPeerConnection = class extends Plain {
-  constructor(configuration) {
-    const iceServers = configuration.iceServers.map((server) => ({
-      ...server, urls: [server.urls].flat().filter((url) => url.includes("transport=%s")),
-    })).filter(({ urls }) => urls.length);
-    super({ ...configuration, iceServers });
-  }
-};
-"""
-"""Which of two relay paths ICE nominates is a race; a test of one of them leaves it no choice."""
 NO_DEVICES = """
 navigator.mediaDevices.getUserMedia = async () => {
   throw new DOMException("", "NotFoundError");
@@ -59,13 +47,6 @@ HOLD_DEVICES = """() => {
   const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
   navigator.mediaDevices.getUserMedia = (wanted) => held.then(() => open(wanted));
 }"""
-
-
-def connect(ada: Person, bo: Person, *, video: bool = True) -> None:
-    ada.call(video=video)
-    bo.accept(video=video)
-    ada.sees_status(r"^Connected (directly|through)")
-    bo.sees_status(r"^Connected (directly|through)")
 
 
 def test_two_tabs_call_each_other_hang_up_and_call_again(pair: tuple[Person, Person]) -> None:
