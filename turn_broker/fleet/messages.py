@@ -1,0 +1,196 @@
+"""What brokers and TURN nodes tell each other: tokens, revocations, usage, reports, secrets.
+
+Pure. An id is a token's opaque id (`<identity digest>.<token id>`), an identity the digest alone:
+the fleet never sees a name that a client chose.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+
+class Terms(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a token allows beyond its expiry, enforced by the node agents."""
+
+    hard_expiry: bool = False
+    """Cut running allocations when the credential expires."""
+    max_bytes: int | None = None
+    """Payload bytes in both directions over the token's life."""
+    address: str | None = None
+    """Only a client with this address (IPv6: this /64) may allocate."""
+
+
+class TokenRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A token that was handed out."""
+
+    id: str
+    account: str
+    """Account SID."""
+    issued_at: int
+    expires_at: int
+    dialect: str
+    label: str | None = None
+    """A tag of the account's choice (Cloudflare's customIdentifier); never a metric label."""
+    terms: Terms = Terms()
+
+    @property
+    def identity(self) -> str:
+        """The digest that all tokens of one identity share."""
+        return self.id.partition(".")[0]
+
+
+class Revocation(Struct, frozen=True, kw_only=True):
+    """A token or an identity that may use nothing any more."""
+
+    scope: Literal["token", "identity"]
+    name: str
+    """A token's id, or an identity's digest."""
+    until: int
+    """Unix seconds: no credential that it concerns lives longer."""
+
+    def concerns(self, opaque_id: str) -> bool:
+        return self.name == (opaque_id if self.scope == "token" else opaque_id.partition(".")[0])
+
+
+class Charge(Struct, frozen=True, kw_only=True):
+    """What one token used on one node since the last charge."""
+
+    id: str
+    sent_bytes: int = 0
+    """From the client."""
+    received_bytes: int = 0
+    """To the client."""
+    opened: int = 0
+    """Allocations."""
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """What a token, an identity or an account has used as far as it is remembered."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    allocations: int = 0
+    live: int = 0
+    """Allocations open now, by the last reports of the nodes."""
+
+    @property
+    def bytes(self) -> int:
+        return self.sent_bytes + self.received_bytes
+
+
+class LiveSession(Struct, frozen=True, kw_only=True):
+    """One allocation that is open now."""
+
+    session: str
+    """The node's own number for it."""
+    id: str
+    since: int
+    """Unix seconds."""
+    transport: str = ""
+    """udp, tcp, tls, or empty where the server does not say."""
+
+
+class NodeReport(Struct, frozen=True, kw_only=True):
+    """A node agent's sign of life; a node without a recent one has no agent."""
+
+    node: str
+    at: int
+    """Unix seconds."""
+    software: str
+    """`coturn 4.6.1`, `embedded`."""
+    secrets_version: int
+    """The newest version of the secrets that is in force there."""
+    is_draining: bool = False
+    sessions: tuple[LiveSession, ...] = ()
+    """Bounded by `MAX_LISTED_SESSIONS`; `live` counts all of them."""
+    live: int = 0
+    cut: int = 0
+    """Allocations this agent has ended since it started."""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    """Since the agent started, of all allocations."""
+
+
+MAX_LISTED_SESSIONS = 10_000
+
+
+class RetiringSecret(Struct, frozen=True):
+    secret: str = field()
+    until: int = 0
+    """Unix seconds."""
+
+
+class AccountSecrets(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One account's ring as it is stored: next -> active -> retiring -> removed."""
+
+    active: str
+    since: int = 0
+    """Unix seconds at which `active` began to mint; 0: by configuration, unknown."""
+    next: str | None = None
+    """Already accepted by the nodes, or on its way there; does not mint yet."""
+    retiring: tuple[RetiringSecret, ...] = ()
+
+    def __repr__(self) -> str:
+        return "AccountSecrets(...)"
+
+
+class RealmSecrets(Struct, frozen=True, kw_only=True):
+    """Every account's ring in one realm; `version` grows with each change."""
+
+    version: int
+    rings: dict[str, AccountSecrets]
+    """By account SID."""
+
+    def accepted(self, now: float) -> tuple[str, ...]:
+        """Every secret that a node of the realm must accept at `now`, without repetitions."""
+        found: dict[str, None] = {}
+        for ring in self.rings.values():
+            found[ring.active] = None
+            if ring.next is not None:
+                found[ring.next] = None
+            found |= {old.secret: None for old in ring.retiring if old.until >= now}
+        return tuple(found)
+
+    def __repr__(self) -> str:
+        return f"RealmSecrets(version={self.version}, ...)"
+
+
+# Orders to node agents -------------------------------------------------------------------------
+
+
+class Revoke(Struct, frozen=True, tag="revoke", tag_field="order"):
+    """Cut what the revocation concerns, refuse it from now on, and answer with the number cut."""
+
+    ticket: str
+    """Names the answer."""
+    revocation: Revocation
+
+
+class UseSecrets(Struct, frozen=True, tag="use_secrets", tag_field="order"):
+    """Put the realm's secrets in force and report the version."""
+
+    secrets: RealmSecrets
+
+
+class Drain(Struct, frozen=True, tag="drain", tag_field="order"):
+    """Take no new allocations, or take them again; running ones go on."""
+
+    node: str
+    on: bool
+
+
+Order = Revoke | UseSecrets | Drain
+
+
+class Cut(msgspec.Struct, frozen=True, kw_only=True):
+    """How a revocation went."""
+
+    relays: int
+    """Allocations that were ended."""
+    nodes: tuple[str, ...]
+    """Nodes that answered in time."""
+    silent: tuple[str, ...]
+    """Nodes with a live agent that did not: it cuts when it hears of it."""
