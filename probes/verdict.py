@@ -1,0 +1,235 @@
+"""From the results of checks to one sentence, what it means for a call, and what to ask for. Pure.
+
+browser/js/verdict.js says the same words for the same results (tests/vectors/verdicts.json). It
+does not know how a check was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from probes.messages import Transport
+from probes.reasons import Reason, State
+
+
+class CheckResult(Struct, frozen=True, kw_only=True):
+    """One check of a run. `name`: api, turn, ws, direct, quality-audio, quality-video, devices."""
+
+    name: str
+    state: State
+    reason: Reason = Reason.NONE
+    transport: Transport | None = None
+    """Of a turn check."""
+    region: str | None = None
+    target: str | None = None
+    """`host:port` that was tried: never an address of the visitor."""
+
+
+class Ask(Struct, frozen=True):
+    """What to ask the network's owner to allow."""
+
+    protocol: str
+    """UDP, TCP or HTTPS."""
+    target: str
+
+
+class Verdict(Struct, frozen=True):
+    state: State
+    text: str
+    meaning: str
+    asks: list[Ask] = []
+
+
+_WORKS = (State.PASSED, State.WARNING)
+_NAMES = {"udp": "UDP", "tcp": "TCP", "tls": "TLS"}
+_OURS = frozenset(
+    {
+        Reason.NO_CREDENTIALS,
+        Reason.CREDENTIAL_REJECTED,
+        Reason.CREDENTIAL_EXPIRED,
+        Reason.ALLOCATION_QUOTA,
+        Reason.PEER_DENIED,
+        Reason.RELAY_SILENT,
+        Reason.TLS_CERTIFICATE,
+    }
+)
+"""Faults of the deployment, which no network's owner can mend."""
+
+
+def verdict_of(results: Sequence[CheckResult]) -> Verdict:
+    """The worst thing first: the server, then signaling, then the relay, then quality."""
+    if any(result.state is State.ABORTED for result in results):
+        return Verdict(State.ABORTED, "The test was stopped.", "Start it again to get a result.")
+    return (
+        _server(results)
+        or _signaling_down(results)
+        or _relay(results)
+        or _signaling_partly(results)
+        or _quality(results)
+        or _good(results)
+    )
+
+
+def _server(results: Sequence[CheckResult]) -> Verdict | None:
+    api = [result for result in results if result.name == "api"]
+    if not api or any(result.state in _WORKS for result in api):
+        return None
+    if api[0].reason is Reason.RATE_LIMITED:
+        return Verdict(
+            State.FAILED,
+            "The server takes no more tests from here for now.",
+            "Too many tests were started from this network; try again in a few minutes.",
+        )
+    return Verdict(
+        State.FAILED,
+        "Calls do not work from here: the server cannot be reached.",
+        "Nothing else can be tested before the server answers.",
+        _asks(api, "HTTPS"),
+    )
+
+
+def _signaling_down(results: Sequence[CheckResult]) -> Verdict | None:
+    regions = [result for result in results if result.name == "ws" and _ran(result)]
+    if not regions or any(result.state in _WORKS for result in regions):
+        return None
+    return Verdict(
+        State.WARNING,
+        "This network blocks WebSocket connections.",
+        "Calls are set up over plain HTTPS instead, a little slower; that works with Parley's own "
+        "client, and not with others.",
+        _asks(regions, "HTTPS"),
+    )
+
+
+def _relay(results: Sequence[CheckResult]) -> Verdict | None:
+    turns = [result for result in results if result.name == "turn" and _ran(result)]
+    if not turns:
+        return None
+    works = {result.transport for result in turns if result.state in _WORKS}
+    failed = [result for result in turns if result.transport not in works]
+    if not works:
+        return _no_relay(results, failed)
+    if "udp" not in works:
+        best = "TCP" if "tcp" in works else "TLS"
+        ours = any(result.reason in _OURS for result in failed if result.transport == "udp")
+        cause = "The relay cannot be used over UDP" if ours else "This network blocks UDP"
+        return Verdict(
+            State.WARNING,
+            f"{cause}; calls work over {best}, with a little more delay.",
+            "Sound and picture wait for lost packets, so a bad moment is felt longer.",
+            [] if ours else _asks([result for result in failed if result.transport == "udp"]),
+        )
+    lossy = [result for result in turns if result.state is State.WARNING]
+    if lossy and all(result.state is State.WARNING for result in turns if _ran(result)):
+        return Verdict(
+            State.WARNING,
+            "The relay can be reached, but packets get lost on the way.",
+            "Expect broken sound and frozen pictures at times; a cable or another network helps.",
+        )
+    return None
+
+
+def _no_relay(results: Sequence[CheckResult], failed: Sequence[CheckResult]) -> Verdict:
+    direct = any(result.name == "direct" and result.state in _WORKS for result in results)
+    meaning = (
+        "Calls work only with people who can be reached directly."
+        if direct
+        else "Most calls from here will fail."
+    )
+    reasons = {result.reason for result in failed}
+    if reasons <= {Reason.CREDENTIAL_REJECTED, Reason.CREDENTIAL_EXPIRED, Reason.NO_CREDENTIALS}:
+        text = "The relay does not accept the server's credentials."
+    elif reasons <= _OURS | {Reason.HAIRPIN}:
+        text = "The relay answers, but does not carry anything."
+    else:
+        return Verdict(
+            State.WARNING if direct else State.FAILED,
+            "The relay cannot be reached from here.",
+            meaning,
+            _asks(failed),
+        )
+    return Verdict(
+        State.WARNING if direct else State.FAILED,
+        text,
+        f"{meaning} Tell whoever runs this server; nothing is wrong with this network.",
+    )
+
+
+def _signaling_partly(results: Sequence[CheckResult]) -> Verdict | None:
+    regions = [result for result in results if result.name == "ws" and _ran(result)]
+    failed = [result for result in regions if result.state not in _WORKS]
+    if not failed:
+        return None
+    names = ", ".join(sorted(result.region or "?" for result in failed))
+    return Verdict(
+        State.WARNING,
+        f"Calls work from here, but not every region can be reached: {names}.",
+        "Clients move to a region that answers; people far away may notice more delay.",
+        _asks(failed, "HTTPS"),
+    )
+
+
+def _quality(results: Sequence[CheckResult]) -> Verdict | None:
+    states = {result.name: result for result in results if result.name.startswith("quality-")}
+    audio, video = states.get("quality-audio"), states.get("quality-video")
+    if audio is not None and audio.state is State.FAILED and _of_network(audio):
+        return Verdict(
+            State.FAILED,
+            "This connection is too weak for a call.",
+            "Even speech would break up; try another network, or come closer to the router.",
+        )
+    if video is not None and video.state is State.FAILED and _of_network(video):
+        return Verdict(
+            State.WARNING,
+            "This connection carries speech, but no video.",
+            "Turn the camera off before a call, or try another network.",
+        )
+    weak = [result for result in (audio, video) if result and result.state is State.WARNING]
+    if any(_of_network(result) for result in weak):
+        return Verdict(
+            State.WARNING,
+            "Calls work from here, with reduced quality.",
+            "Expect a smaller picture or short interruptions when the network is busy.",
+        )
+    return None
+
+
+def _good(results: Sequence[CheckResult]) -> Verdict:
+    if not any(result.state in _WORKS for result in results):
+        return Verdict(
+            State.FAILED, "Nothing could be tested.", "Start the test again, or reload the page."
+        )
+    turns = [result for result in results if result.name == "turn" and result.state in _WORKS]
+    names = [_NAMES[name] for name in ("udp", "tcp", "tls") if name in _carriers(turns)]
+    over = f" over {_listed(names)}" if names else ""
+    meaning = f"The relay answers{over}." if names else "Everything that was tested works."
+    return Verdict(State.PASSED, "Calls work well from here.", meaning)
+
+
+def _carriers(turns: Sequence[CheckResult]) -> set[str]:
+    return {result.transport for result in turns if result.transport}
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _ran(result: CheckResult) -> bool:
+    return result.state is not State.SKIPPED
+
+
+def _of_network(result: CheckResult) -> bool:
+    return result.reason in (Reason.BANDWIDTH_TOO_LOW, Reason.HIGH_LOSS, Reason.HIGH_DELAY)
+
+
+def _asks(results: Sequence[CheckResult], protocol: str | None = None) -> list[Ask]:
+    """Each way out once; a failure that is the deployment's own is nobody's to allow."""
+    found: dict[tuple[str, str], Ask] = {}
+    for result in results:
+        if result.target is None or result.reason in _OURS:
+            continue
+        name = protocol or ("UDP" if result.transport == "udp" else "TCP")
+        found.setdefault((name, result.target), Ask(name, result.target))
+    return list(found.values())
