@@ -40,7 +40,7 @@ def audio_mos(loss_ratio: float, delay_ms: float = ONE_WAY_DELAY_MS) -> float:
         return WORST
     if r > 100:
         return BEST
-    return 1 + 0.035 * r + 7e-6 * r * (r - 60) * (100 - r)
+    return max(WORST, 1 + 0.035 * r + 7e-6 * r * (r - 60) * (100 - r))
 
 
 def video_mos(bitrate_bps: float, width: int, height: int) -> float:

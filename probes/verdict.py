@@ -111,18 +111,18 @@ def _relay(results: Sequence[CheckResult]) -> Verdict | None:
     failed = [result for result in turns if result.transport not in works]
     if not works:
         return _no_relay(results, failed)
-    if "udp" not in works:
+    over_udp = [result for result in failed if result.transport == "udp"]
+    if over_udp:
         best = "TCP" if "tcp" in works else "TLS"
-        ours = any(result.reason in _OURS for result in failed if result.transport == "udp")
+        ours = any(result.reason in _OURS for result in over_udp)
         cause = "The relay cannot be used over UDP" if ours else "This network blocks UDP"
         return Verdict(
             State.WARNING,
             f"{cause}; calls work over {best}, with a little more delay.",
             "Sound and picture wait for lost packets, so a bad moment is felt longer.",
-            [] if ours else _asks([result for result in failed if result.transport == "udp"]),
+            [] if ours else _asks(over_udp),
         )
-    lossy = [result for result in turns if result.state is State.WARNING]
-    if lossy and all(result.state is State.WARNING for result in turns if _ran(result)):
+    if all(result.state is State.WARNING for result in turns):
         return Verdict(
             State.WARNING,
             "The relay can be reached, but packets get lost on the way.",

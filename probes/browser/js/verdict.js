@@ -1,0 +1,202 @@
+/**
+ * From the results of checks to one sentence, what it means, and what to ask for: the same words as
+ * probes/verdict.py.
+ * @module
+ */
+
+/** @typedef {import("./reasons.js").State} State */
+/** @typedef {import("./reasons.js").Reason} Reason */
+/** @typedef {"udp" | "tcp" | "tls"} Transport */
+/**
+ * @typedef {object} CheckResult
+ * @property {string} name api, turn, ws, direct, quality-audio, quality-video or devices
+ * @property {State} state
+ * @property {Reason} [reason]
+ * @property {Transport | null} [transport] of a turn check
+ * @property {string | null} [region]
+ * @property {string | null} [target] `host:port` that was tried
+ */
+/** @typedef {{protocol: string, target: string}} Ask */
+/** @typedef {{state: State, text: string, meaning: string, asks: Ask[]}} Verdict */
+
+const NAMES = /** @type {const} */ ({ udp: "UDP", tcp: "TCP", tls: "TLS" });
+const CREDENTIALS = new Set(["credential_rejected", "credential_expired", "no_credentials"]);
+/** Faults of the deployment, which no network's owner can mend. */
+const OURS = new Set([...CREDENTIALS, "allocation_quota", "peer_denied", "relay_silent", "tls_certificate"]);
+const OF_NETWORK = new Set(["bandwidth_too_low", "high_loss", "high_delay"]);
+
+/** @param {CheckResult} result */
+const works = ({ state }) => state === "passed" || state === "warning";
+/** @param {CheckResult} result */
+const ran = ({ state }) => state !== "skipped";
+/** @param {CheckResult | undefined} result */
+const ofNetwork = (result) => OF_NETWORK.has(result?.reason ?? "");
+
+/**
+ * @param {State} state
+ * @param {string} text
+ * @param {string} meaning
+ * @param {Ask[]} [asks]
+ * @returns {Verdict}
+ */
+const verdict = (state, text, meaning, asks = []) => ({ state, text, meaning, asks });
+
+/**
+ * @param {CheckResult[]} results
+ * @returns {Verdict}
+ */
+export function verdictOf(results) {
+  if (results.some(({ state }) => state === "aborted")) {
+    return verdict("aborted", "The test was stopped.", "Start it again to get a result.");
+  }
+  return server(results) ?? signalingDown(results) ?? relay(results) ?? signalingPartly(results) ?? quality(results) ?? good(results);
+}
+
+/** @param {CheckResult[]} results */
+function server(results) {
+  const api = results.filter(({ name }) => name === "api");
+  if (!api.length || api.some(works)) return null;
+  if (api[0]?.reason === "rate_limited") {
+    return verdict(
+      "failed",
+      "The server takes no more tests from here for now.",
+      "Too many tests were started from this network; try again in a few minutes.",
+    );
+  }
+  return verdict(
+    "failed",
+    "Calls do not work from here: the server cannot be reached.",
+    "Nothing else can be tested before the server answers.",
+    asksFor(api, "HTTPS"),
+  );
+}
+
+/** @param {CheckResult[]} results */
+function signalingDown(results) {
+  const regions = results.filter((result) => result.name === "ws" && ran(result));
+  if (!regions.length || regions.some(works)) return null;
+  return verdict(
+    "warning",
+    "This network blocks WebSocket connections.",
+    "Calls are set up over plain HTTPS instead, a little slower; that works with Parley's own client, and not with others.",
+    asksFor(regions, "HTTPS"),
+  );
+}
+
+/** @param {CheckResult[]} results */
+function relay(results) {
+  const turns = results.filter((result) => result.name === "turn" && ran(result));
+  if (!turns.length) return null;
+  const working = new Set(turns.filter(works).map(({ transport }) => transport));
+  const failed = turns.filter(({ transport }) => !working.has(transport));
+  if (!working.size) return noRelay(results, failed);
+  const overUdp = failed.filter(({ transport }) => transport === "udp");
+  if (overUdp.length) {
+    const ours = overUdp.some(({ reason }) => OURS.has(reason ?? ""));
+    const cause = ours ? "The relay cannot be used over UDP" : "This network blocks UDP";
+    return verdict(
+      "warning",
+      `${cause}; calls work over ${working.has("tcp") ? "TCP" : "TLS"}, with a little more delay.`,
+      "Sound and picture wait for lost packets, so a bad moment is felt longer.",
+      ours ? [] : asksFor(overUdp),
+    );
+  }
+  if (turns.every(({ state }) => state === "warning")) {
+    return verdict(
+      "warning",
+      "The relay can be reached, but packets get lost on the way.",
+      "Expect broken sound and frozen pictures at times; a cable or another network helps.",
+    );
+  }
+  return null;
+}
+
+/**
+ * @param {CheckResult[]} results
+ * @param {CheckResult[]} failed
+ */
+function noRelay(results, failed) {
+  const direct = results.some((result) => result.name === "direct" && works(result));
+  const state = direct ? "warning" : "failed";
+  const meaning = direct ? "Calls work only with people who can be reached directly." : "Most calls from here will fail.";
+  const reasons = failed.map(({ reason }) => reason ?? "");
+  if (reasons.every((reason) => CREDENTIALS.has(reason))) {
+    return verdict(state, "The relay does not accept the server's credentials.", toOperator(meaning));
+  }
+  if (reasons.every((reason) => OURS.has(reason) || reason === "hairpin")) {
+    return verdict(state, "The relay answers, but does not carry anything.", toOperator(meaning));
+  }
+  return verdict(state, "The relay cannot be reached from here.", meaning, asksFor(failed));
+}
+
+/** @param {string} meaning */
+const toOperator = (meaning) => `${meaning} Tell whoever runs this server; nothing is wrong with this network.`;
+
+/** @param {CheckResult[]} results */
+function signalingPartly(results) {
+  const failed = results.filter((result) => result.name === "ws" && ran(result) && !works(result));
+  if (!failed.length) return null;
+  const names = failed.map(({ region }) => region ?? "?").sort().join(", ");
+  return verdict(
+    "warning",
+    `Calls work from here, but not every region can be reached: ${names}.`,
+    "Clients move to a region that answers; people far away may notice more delay.",
+    asksFor(failed, "HTTPS"),
+  );
+}
+
+/** @param {CheckResult[]} results */
+function quality(results) {
+  const audio = results.findLast(({ name }) => name === "quality-audio");
+  const video = results.findLast(({ name }) => name === "quality-video");
+  if (audio?.state === "failed" && ofNetwork(audio)) {
+    return verdict(
+      "failed",
+      "This connection is too weak for a call.",
+      "Even speech would break up; try another network, or come closer to the router.",
+    );
+  }
+  if (video?.state === "failed" && ofNetwork(video)) {
+    return verdict(
+      "warning",
+      "This connection carries speech, but no video.",
+      "Turn the camera off before a call, or try another network.",
+    );
+  }
+  if ([audio, video].some((result) => result?.state === "warning" && ofNetwork(result))) {
+    return verdict(
+      "warning",
+      "Calls work from here, with reduced quality.",
+      "Expect a smaller picture or short interruptions when the network is busy.",
+    );
+  }
+  return null;
+}
+
+/** @param {CheckResult[]} results */
+function good(results) {
+  if (!results.some(works)) return verdict("failed", "Nothing could be tested.", "Start the test again, or reload the page.");
+  const carriers = new Set(results.filter((result) => result.name === "turn" && works(result)).map(({ transport }) => transport));
+  const names = /** @type {const} */ (["udp", "tcp", "tls"]).filter((name) => carriers.has(name)).map((name) => NAMES[name]);
+  const meaning = names.length ? `The relay answers over ${listed(names)}.` : "Everything that was tested works.";
+  return verdict("passed", "Calls work well from here.", meaning);
+}
+
+/** @param {string[]} names */
+const listed = (names) => (names.length === 1 ? `${names[0]}` : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
+
+/**
+ * @param {CheckResult[]} results
+ * @param {string} [protocol]
+ * @returns {Ask[]} each way out once; a failure of the deployment's own is nobody's to allow
+ */
+function asksFor(results, protocol) {
+  /** @type {Map<string, Ask>} */
+  const found = new Map();
+  for (const { transport, target, reason } of results) {
+    if (!target || OURS.has(reason ?? "")) continue;
+    const name = protocol ?? (transport === "udp" ? "UDP" : "TCP");
+    found.set(`${name} ${target}`, { protocol: name, target });
+  }
+  return [...found.values()];
+}
