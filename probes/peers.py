@@ -1,0 +1,252 @@
+"""Server peers: aiortc at the far end of a visitor's connection, for data, media in, or an echo.
+
+Bounded in number, time and work: nothing is decoded. An offer's candidates at private addresses are
+dropped, so that nobody makes the server knock on its own network. It does not know tokens or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.rtcconfiguration import RTCIceTransportPolicy
+
+from probes import aiortc_media
+from probes.deployment import IceServers
+from probes.messages import PeerAnswer, PeerFigures, PeerMode, PeerRequest, Transport
+from probes.metrics import Figures
+from probes.settings import ProbeSettings
+
+_log = logging.getLogger("parley.probes")
+ANSWER_TIMEOUT_S = 10.0
+MAX_MESSAGE_BYTES = 16 * 1024
+MAX_WAITING_BYTES = 256 * 1024
+"""Echoed data that the network has not taken; what comes on top is not echoed."""
+MAX_TRACKS = 2
+MAX_CHANNELS = 4
+_CANDIDATE = re.compile(r"a=candidate:\S+ \d+ \S+ \d+ (\S+) \d+ typ ")
+_VIDEO_FORMAT = re.compile(r"^a=rtpmap:(\d+) (?:VP8|H264|VP9|AV1)/90000", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRefusal:
+    code: Literal["bad_request", "unavailable"]
+    message: str
+
+
+@dataclass(slots=True)
+class _Peer:
+    id: str
+    owner: str
+    mode: PeerMode
+    pc: RTCPeerConnection
+    began: float
+    on_end: Callable[[], None]
+    messages: int = 0
+    message_bytes: int = 0
+    channels: int = 0
+    tracks: list[aiortc_media.Received] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+
+
+class PeerHost:
+    """Every server peer of this node; ends them when their time is over."""
+
+    def __init__(
+        self,
+        settings: ProbeSettings,
+        ice_servers: Callable[[str, Transport, int], IceServers],
+        unix: Callable[[], float],
+        figures: Figures,
+    ) -> None:
+        aiortc_media.install()
+        self._settings = settings
+        self._ice_servers = ice_servers
+        self._unix = unix
+        self._figures = figures
+        self._peers: dict[str, _Peer] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    async def open(
+        self, owner: str, asked: PeerRequest, on_end: Callable[[], None]
+    ) -> PeerAnswer | PeerRefusal:
+        """Answers an offer; `on_end` is called once, also after a refusal."""
+        loop = asyncio.get_running_loop()
+        configuration = self._configuration(owner, asked.transport)
+        if configuration is None:
+            on_end()
+            return PeerRefusal("unavailable", f"no relay over {asked.transport} here")
+        pc = RTCPeerConnection(configuration)
+        peer = _Peer(secrets.token_urlsafe(12), owner, asked.mode, pc, loop.time(), on_end)
+        self._peers[peer.id] = peer
+        peer.timer = loop.call_later(self._settings.peer_s, self._end_soon, peer)
+        self._listen(peer)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                sdp = await self._answer(peer, asked.sdp)
+        except TimeoutError:
+            await self._end(peer)
+            return PeerRefusal("unavailable", "the server's candidates were not found in time")
+        except Exception as flaw:  # noqa: BLE001 - aiortc raises anything for a bad description
+            _log.info("an offer was not understood: %s", type(flaw).__name__)
+            await self._end(peer)
+            return PeerRefusal("bad_request", "the offer cannot be answered")
+        except BaseException:
+            self._end_soon(peer)
+            raise
+        self._figures.peers[asked.mode] += 1
+        expires_at = int(self._unix()) + self._settings.peer_s
+        return PeerAnswer(id=peer.id, sdp=sdp, expires_at=expires_at)
+
+    async def figures(self, owner: str, name: str) -> PeerFigures | None:
+        """What a peer of this owner has received; None when there is none."""
+        peer = self._peers.get(name)
+        if peer is None or peer.owner != owner:
+            return None
+        age_ms = int(1000 * (asyncio.get_running_loop().time() - peer.began))
+        return PeerFigures(
+            id=peer.id,
+            mode=peer.mode,
+            state=peer.pc.connectionState,
+            age_ms=age_ms,
+            messages=peer.messages,
+            message_bytes=peer.message_bytes,
+            tracks=[await track.figures() for track in peer.tracks],
+        )
+
+    async def end(self, owner: str, name: str) -> PeerFigures | None:
+        """Ends a peer of this owner; its last figures."""
+        figures = await self.figures(owner, name)
+        if figures is not None:
+            await self._end(self._peers[name])
+        return figures
+
+    async def close(self) -> None:
+        """Ends every peer."""
+        for peer in list(self._peers.values()):
+            self._end_soon(peer)
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+    def _configuration(self, owner: str, transport: Transport | None) -> RTCConfiguration | None:
+        if transport is None:
+            return RTCConfiguration(iceServers=[])
+        servers = [
+            RTCIceServer(server["urls"], server["username"], server["credential"])
+            for server in self._ice_servers(owner, transport, self._settings.session_ttl_s)
+            if "username" in server
+        ]
+        if not servers:
+            return None
+        return RTCConfiguration(iceServers=servers, iceTransportPolicy=RTCIceTransportPolicy.RELAY)
+
+    def _listen(self, peer: _Peer) -> None:
+        pc = peer.pc
+
+        def channel_opened(channel: RTCDataChannel) -> None:
+            peer.channels += 1
+            if peer.channels > MAX_CHANNELS:
+                channel.close()
+                return
+            channel.on("message", lambda message: _echo(peer, channel, message))
+
+        def track_came(track: MediaStreamTrack) -> None:
+            if len(peer.tracks) >= MAX_TRACKS or peer.mode == "data":
+                track.stop()
+                return
+            peer.tracks.append(aiortc_media.receive(pc, track, echo=peer.mode == "echo"))
+
+        def state_changed() -> None:
+            if pc.connectionState in ("failed", "closed"):
+                self._end_soon(peer)
+
+        pc.on("datachannel", channel_opened)
+        pc.on("track", track_came)
+        pc.on("connectionstatechange", state_changed)
+
+    async def _answer(self, peer: _Peer, sdp: str) -> str:
+        pc = peer.pc
+        offer = sdp if self._settings.allow_private_peers else without_private(sdp)
+        await pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+        await pc.addIceCandidate(None)
+        await pc.setLocalDescription(await pc.createAnswer())
+        start_kbps = self._settings.peer_start_bitrate_kbps
+        return with_start_bitrate(pc.localDescription.sdp, start_kbps)
+
+    def _end_soon(self, peer: _Peer) -> None:
+        task = asyncio.ensure_future(self._end(peer))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end(self, peer: _Peer) -> None:
+        if self._peers.pop(peer.id, None) is None:
+            return
+        if peer.timer is not None:
+            peer.timer.cancel()
+        peer.on_end()
+        with contextlib.suppress(Exception):
+            await peer.pc.close()
+        for track in peer.tracks:
+            for task in list(track.tasks):
+                task.cancel()
+
+
+def _echo(peer: _Peer, channel: RTCDataChannel, message: str | bytes) -> None:
+    size = len(message)
+    peer.messages += 1
+    peer.message_bytes += size
+    is_small = size <= MAX_MESSAGE_BYTES and channel.bufferedAmount <= MAX_WAITING_BYTES
+    if peer.mode != "sink" and is_small and channel.readyState == "open":
+        channel.send(message)
+
+
+def without_private(sdp: str) -> str:
+    """The description without candidates that are no global IP address (RFC 6890)."""
+    return "".join(line for line in sdp.splitlines(keepends=True) if not _is_private(line))
+
+
+def _is_private(line: str) -> bool:
+    found = _CANDIDATE.match(line)
+    if found is None:
+        return False
+    try:
+        address = ipaddress.ip_address(found[1])
+    except ValueError:
+        return True
+    mapped = getattr(address, "ipv4_mapped", None)
+    return not (mapped or address).is_global
+
+
+def with_start_bitrate(sdp: str, kbps: int) -> str:
+    """The answer with `x-google-start-bitrate` on every video format, for libwebrtc senders.
+
+    aiortc reports bandwidth by REMB only, from which a sender's estimate hardly grows: without this
+    every link looks like one of 500 kbit/s.
+    """
+    for payload_type in _VIDEO_FORMAT.findall(sdp):
+        parameter = f"x-google-start-bitrate={kbps}"
+        line = re.compile(rf"^(a=fmtp:{payload_type} [^\r\n]*)", re.MULTILINE)
+        if line.search(sdp):
+            sdp = line.sub(rf"\1;{parameter}", sdp)
+        else:
+            rtpmap = re.compile(rf"^(a=rtpmap:{payload_type} [^\r\n]*)(\r?\n)", re.MULTILINE)
+            sdp = rtpmap.sub(rf"\1\2a=fmtp:{payload_type} {parameter}\2", sdp)
+    return sdp
