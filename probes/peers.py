@@ -40,6 +40,8 @@ MAX_WAITING_BYTES = 256 * 1024
 MAX_TRACKS = 2
 MAX_CHANNELS = 4
 _CANDIDATE = re.compile(r"a=candidate:\S+ \d+ \S+ \d+ (\S+) \d+ typ ")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/32")
+"""Well-known and local-use prefixes (RFC 6052, RFC 8215): behind them may be any IPv4 address."""
 _VIDEO_FORMAT = re.compile(r"^a=rtpmap:(\d+) (?:VP8|H264|VP9|AV1)/90000", re.MULTILINE)
 
 
@@ -231,8 +233,9 @@ def _is_private(line: str) -> bool:
         address = ipaddress.ip_address(found[1])
     except ValueError:
         return True
-    mapped = getattr(address, "ipv4_mapped", None)
-    return not (mapped or address).is_global
+    if address.version == 6:
+        address = address.ipv4_mapped or address
+    return not address.is_global or (address.version == 6 and address in _NAT64)
 
 
 def with_start_bitrate(sdp: str, kbps: int) -> str:

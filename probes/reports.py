@@ -44,8 +44,7 @@ def read_report(body: bytes) -> dict[str, Any] | Flaw:
     if not isinstance(report, dict) or report.get("format") != FORMAT or not _is_flat(report):
         return "bad_request"
     if report.get(AGREED) is not True:
-        report = {name: _scrubbed(value) for name, value in report.items()}
-        report[AGREED] = False
+        report = {**_scrubbed(report), AGREED: False}
     return report
 
 
