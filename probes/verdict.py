@@ -25,6 +25,10 @@ class CheckResult(Struct, frozen=True, kw_only=True):
     region: str | None = None
     target: str | None = None
     """`host:port` that was tried: never an address of the visitor."""
+    detail: str = ""
+    """One line for people."""
+    duration_ms: int = 0
+    figures: dict[str, float] = {}
 
 
 class Ask(Struct, frozen=True):

@@ -1,0 +1,95 @@
+"""A connection from here through one relay to the deployment's own peer.
+
+It speaks aiortc here and the probe API there. It does not judge what passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import httpx
+import msgspec
+from aiortc import (
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.rtcconfiguration import RTCIceTransportPolicy
+
+from probes.checks.api import Api
+from probes.messages import PeerAnswer, PeerMode, Transport
+from turn_broker.credentials import TurnCredential
+from turn_broker.ice_servers import TurnUri
+
+CONNECT_S = 10.0
+ECHOES = 5
+_ECHO_S = 2.0
+
+
+class NoFarPeer(Exception):  # noqa: N818 - what came of a check, not a mistake
+    """The deployment's peer cannot be had or reached; the text says which."""
+
+
+def relayed_connection(uri: TurnUri, credential: TurnCredential) -> RTCPeerConnection:
+    """Nothing but this relay is used."""
+    server = RTCIceServer(str(uri), credential.username, credential.password)
+    return RTCPeerConnection(
+        RTCConfiguration(iceServers=[server], iceTransportPolicy=RTCIceTransportPolicy.RELAY)
+    )
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    api: Api, pc: RTCPeerConnection, mode: PeerMode, *, transport: Transport | None = None
+) -> AsyncIterator[tuple[PeerAnswer, RTCDataChannel]]:
+    """Connects `pc` with a server peer and a data channel; raises NoFarPeer. Ends both."""
+    channel = pc.createDataChannel("probe", ordered=False, maxRetransmits=0)
+    opened = asyncio.Event()
+    channel.on("open", opened.set)
+    answer: PeerAnswer | None = None
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            await pc.setLocalDescription(await pc.createOffer())
+            answer = await _answer(api, pc.localDescription.sdp, mode, transport)
+            await pc.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
+            await pc.addIceCandidate(None)
+            await opened.wait()
+        yield answer, channel
+    except TimeoutError as late:
+        raise NoFarPeer("no connection within 10 s") from late
+    finally:
+        await pc.close()
+        if answer is not None:
+            with contextlib.suppress(httpx.HTTPError):
+                await api.call("DELETE", f"/v1/probes/peers/{answer.id}")
+
+
+async def carries_data(api: Api, uri: TurnUri, credential: TurnCredential) -> bool:
+    """Whether some messages come back from the deployment's peer through this relay."""
+    try:
+        async with connected(api, relayed_connection(uri, credential), "data") as (_, channel):
+            back: asyncio.Queue[str] = asyncio.Queue()
+            channel.on("message", back.put_nowait)
+            for number in range(ECHOES):
+                channel.send(str(number))
+            async with asyncio.timeout(_ECHO_S):
+                for _ in range(ECHOES - 1):
+                    await back.get()
+            return True
+    except (NoFarPeer, TimeoutError, httpx.HTTPError):
+        return False
+
+
+async def _answer(api: Api, sdp: str, mode: PeerMode, transport: Transport | None) -> PeerAnswer:
+    body = {"sdp": sdp, "mode": mode, "transport": transport}
+    try:
+        response = await api.call("POST", "/v1/probes/peers", body)
+        if response.status_code != 201:
+            raise NoFarPeer(f"the deployment's peer answers {response.status_code}")
+        return msgspec.json.decode(response.content, type=PeerAnswer)
+    except httpx.HTTPError as flaw:
+        raise NoFarPeer("the deployment does not answer") from flaw

@@ -1,0 +1,243 @@
+"""How good would a call be: sound and picture to the deployment's peer and back, second by second.
+
+Loss on the way there is the server's count, loss on the way back ours. The verdict is of the worse
+way, because a call needs both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import httpx
+import msgspec
+from aiortc import RTCDataChannel
+from msgspec import Struct
+
+from probes import aiortc_media, mos, recommend
+from probes.checks import far_peer
+from probes.checks.api import Api
+from probes.checks.outcome import WORDS
+from probes.checks.synthetic import Picture, Sound
+from probes.messages import PeerFigures
+from probes.pacing import START_BPS, next_rate
+from probes.reasons import Reason, State
+from probes.samples import Rate, Sample, rate, window
+from probes.verdict import CheckResult
+from turn_broker.credentials import TurnCredential
+from turn_broker.ice_servers import TurnUri
+
+DURATION_S = 12.0
+_EVERY_S = 1.0
+_HD = (1280, 720)
+_HIGH_DELAY_MS, _HIGH_LOSS = 300.0, 0.05
+_LITTLE_BPS = 600_000
+"""Below it a picture is worth a warning."""
+
+
+class Update(Struct, frozen=True, kw_only=True):
+    """One second of a running check, for whoever watches."""
+
+    elapsed_s: float
+    audio_bps: float
+    video_bps: float
+    loss_ratio: float
+    round_trip_ms: float
+
+
+@dataclass(slots=True)
+class _Track:
+    """What is known of one track, there and back."""
+
+    kind: str
+    there: list[Sample]
+    back: list[Sample]
+
+    def rate(self) -> Rate:
+        """Of the last seconds; the loss of the worse way, the bitrate of what came back."""
+        there, back = window(self.there), window(self.back)
+        kept = (1 - back.loss_ratio) / max(1 - there.loss_ratio, 1e-9)
+        loss = max(there.loss_ratio, 1 - min(kept, 1.0))
+        return Rate(back.bitrate_bps, loss, back.frame_rate, back.packets)
+
+
+class QualityCheck:
+    """Through one TURN URL; results are a `quality-audio` and a `quality-video`."""
+
+    def __init__(
+        self,
+        api: Api,
+        uri: TurnUri,
+        credential: TurnCredential,
+        *,
+        duration_s: float = DURATION_S,
+        on_update: Callable[[Update], None] | None = None,
+    ) -> None:
+        self._api = api
+        self._uri = uri
+        self._credential = credential
+        self._duration_s = duration_s
+        self._on_update = on_update
+        self._trips: list[float] = []
+        self._audio = _Track("audio", [], [])
+        self._video = _Track("video", [], [])
+
+    async def check(self) -> list[CheckResult]:
+        aiortc_media.install()
+        pc = far_peer.relayed_connection(self._uri, self._credential)
+        picture = Picture(START_BPS)
+        pc.addTrack(Sound())
+        pc.addTrack(picture)
+        received: list[aiortc_media.Received] = []
+        pc.on("track", lambda track: received.append(aiortc_media.receive(pc, track, echo=False)))
+        try:
+            async with far_peer.connected(self._api, pc, "echo") as (answer, channel):
+                pinging = asyncio.ensure_future(self._ping(channel))
+                try:
+                    await self._watch(answer.id, picture, received)
+                finally:
+                    pinging.cancel()
+                    await asyncio.wait({pinging})
+        except (far_peer.NoFarPeer, httpx.HTTPError, msgspec.DecodeError) as flaw:
+            return self._unreached(str(flaw))
+        return [self._sound(), self._picture()]
+
+    async def _watch(
+        self, name: str, picture: Picture, received: list[aiortc_media.Received]
+    ) -> None:
+        began = time.monotonic()
+        async for elapsed_s in _seconds(began, self._duration_s):
+            figures = await self._far_figures(name)
+            for track in (self._audio, self._video):
+                for far in figures.tracks:
+                    if far.kind == track.kind:
+                        track.there.append(_sample(elapsed_s, far.bytes, far.packets, far.lost))
+                for near in received:
+                    if near.kind == track.kind:
+                        seen = await near.figures()
+                        track.back.append(
+                            _sample(elapsed_s, seen.bytes, seen.packets, seen.lost, seen.frames)
+                        )
+            self._adapt(picture)
+            self._tell(elapsed_s)
+
+    def _adapt(self, picture: Picture) -> None:
+        there, back = self._video.there[-2:], self._video.back[-2:]
+        if len(there) == 2 and len(back) == 2:
+            last = rate(*there), rate(*back)
+            loss = max(one.loss_ratio for one in last)
+            picture.rate_bps = next_rate(picture.rate_bps, loss, last[1].bitrate_bps)
+
+    def _tell(self, elapsed_s: float) -> None:
+        if self._on_update is None:
+            return
+        audio, video = self._audio.rate(), self._video.rate()
+        self._on_update(
+            Update(
+                elapsed_s=elapsed_s,
+                audio_bps=audio.bitrate_bps,
+                video_bps=video.bitrate_bps,
+                loss_ratio=max(audio.loss_ratio, video.loss_ratio),
+                round_trip_ms=self._round_trip_ms(),
+            )
+        )
+
+    async def _far_figures(self, name: str) -> PeerFigures:
+        response = await self._api.call("GET", f"/v1/probes/peers/{name}")
+        if response.status_code != 200:
+            raise far_peer.NoFarPeer("the deployment's peer has ended")
+        return msgspec.json.decode(response.content, type=PeerFigures)
+
+    async def _ping(self, channel: RTCDataChannel) -> None:
+        sent_at: dict[str, float] = {}
+
+        def came_back(message: str) -> None:
+            at = sent_at.pop(message, None)
+            if at is not None:
+                self._trips.append(1000 * (time.monotonic() - at))
+
+        channel.on("message", came_back)
+        number = 0
+        while channel.readyState == "open":
+            number += 1
+            sent_at[str(number)] = time.monotonic()
+            channel.send(str(number))
+            await asyncio.sleep(0.2)
+
+    def _round_trip_ms(self) -> float:
+        recent = sorted(self._trips[-25:])
+        return recent[len(recent) // 2] if recent else 0.0
+
+    def _sound(self) -> CheckResult:
+        found, trip_ms = self._audio.rate(), self._round_trip_ms()
+        delay_ms = trip_ms / 2 if self._trips else mos.ONE_WAY_DELAY_MS
+        score = mos.audio_mos(found.loss_ratio, delay_ms) if found.packets else mos.WORST
+        figures = _figures(found, score, trip_ms)
+        if score < recommend.AUDIO_MIN_MOS:
+            return _result("audio", State.FAILED, Reason.BANDWIDTH_TOO_LOW, figures)
+        return _graded("audio", found, trip_ms, figures)
+
+    def _picture(self) -> CheckResult:
+        found, trip_ms = self._video.rate(), self._round_trip_ms()
+        figures = _figures(found, mos.video_mos(found.bitrate_bps, *_HD), trip_ms)
+        advised = recommend.by_received(found.bitrate_bps, found.loss_ratio)
+        if advised.resolution is None:
+            return _result("video", State.FAILED, Reason.BANDWIDTH_TOO_LOW, figures)
+        text = f"{advised.resolution} at {advised.frame_rate} frames/s"
+        if found.bitrate_bps < _LITTLE_BPS:
+            return _result("video", State.WARNING, Reason.BANDWIDTH_TOO_LOW, figures, text)
+        return _graded("video", found, trip_ms, figures, text)
+
+    def _unreached(self, text: str) -> list[CheckResult]:
+        return [
+            _result(kind, State.FAILED, Reason.RELAY_SILENT, {}, text)
+            for kind in ("audio", "video")
+        ]
+
+
+async def _seconds(began: float, duration_s: float) -> AsyncIterator[float]:
+    """Once a second from now to the end, without drifting."""
+    number = 0
+    while True:
+        elapsed_s = time.monotonic() - began
+        yield elapsed_s
+        number += 1
+        if number * _EVERY_S > duration_s:
+            return
+        await asyncio.sleep(max(0.0, began + number * _EVERY_S - time.monotonic()))
+
+
+def _sample(at_s: float, octets: int, packets: int, lost: int, frames: int = 0) -> Sample:
+    return Sample(at_s, octets, packets, lost, frames)
+
+
+def _figures(found: Rate, score: float, trip_ms: float) -> dict[str, float]:
+    return {
+        "mos": round(score, 2),
+        "bitrate_kbps": round(found.bitrate_bps / 1000, 1),
+        "loss_ratio": round(found.loss_ratio, 4),
+        "round_trip_ms": round(trip_ms, 1),
+    }
+
+
+def _graded(
+    kind: str, found: Rate, trip_ms: float, figures: dict[str, float], text: str = ""
+) -> CheckResult:
+    if found.loss_ratio > _HIGH_LOSS:
+        return _result(kind, State.WARNING, Reason.HIGH_LOSS, figures, text)
+    if trip_ms > _HIGH_DELAY_MS:
+        return _result(kind, State.WARNING, Reason.HIGH_DELAY, figures, text)
+    return _result(kind, State.PASSED, Reason.NONE, figures, text)
+
+
+def _result(
+    kind: str, state: State, reason: Reason, figures: dict[str, float], text: str = ""
+) -> CheckResult:
+    score = figures.get("mos")
+    words = [] if score is None else [f"score {score:g} ({mos.rating(score)})"]
+    words += [text] if text else [WORDS[reason]] if reason in WORDS else []
+    return CheckResult(
+        name=f"quality-{kind}", state=state, reason=reason, detail=", ".join(words), figures=figures
+    )

@@ -1,0 +1,196 @@
+"""Does one TURN URL carry packets: allocate twice, let each send to the other, and count.
+
+The loop proves more than gathering: a relay may give an address and refuse every peer. It does not
+know browsers; `server_peer` tells a relay that refuses itself from one that carries nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+
+from probes.checks.outcome import WORDS
+from probes.messages import Transport
+from probes.reasons import Reason, State
+from probes.verdict import CheckResult
+from turn_broker.credentials import TurnCredential
+from turn_broker.ice_servers import TurnUri
+from turn_broker.turn_client import TurnClient
+from turn_broker.turn_dialogue import Allocation, Failure, Received, Step
+from turn_broker.turn_dialogue import Reason as TurnReason
+
+PACKETS = 50
+EVERY_S = 0.02
+ENOUGH = 0.95
+"""Share of the packets that must come back for a pass."""
+PACKET_BYTES = 160
+LATE_S = 0.5
+_ANY_PORT = 1
+ServerPeer = Callable[[], Awaitable[bool]]
+"""Whether data passes to the deployment's own peer through this URL."""
+
+_REASONS: dict[TurnReason, Reason] = {
+    TurnReason.DNS: Reason.DNS,
+    TurnReason.REFUSED: Reason.CONNECTION_REFUSED,
+    TurnReason.UNREACHABLE: Reason.UNREACHABLE,
+    TurnReason.TIMEOUT: Reason.UNREACHABLE,
+    TurnReason.CLOSED: Reason.UNREACHABLE,
+    TurnReason.TLS_EXPIRED: Reason.TLS_CERTIFICATE,
+    TurnReason.TLS_NOT_YET_VALID: Reason.TLS_CERTIFICATE,
+    TurnReason.TLS_NAME: Reason.TLS_CERTIFICATE,
+    TurnReason.TLS_SELF_SIGNED: Reason.TLS_CERTIFICATE,
+    TurnReason.TLS_UNTRUSTED: Reason.TLS_CERTIFICATE,
+    TurnReason.TLS_OTHER: Reason.TLS_CERTIFICATE,
+    TurnReason.UNAUTHORIZED: Reason.CREDENTIAL_REJECTED,
+    TurnReason.WRONG_CREDENTIALS: Reason.CREDENTIAL_REJECTED,
+    TurnReason.BAD_INTEGRITY: Reason.CREDENTIAL_REJECTED,
+    TurnReason.FORBIDDEN: Reason.PEER_DENIED,
+    TurnReason.QUOTA: Reason.ALLOCATION_QUOTA,
+    TurnReason.CAPACITY: Reason.ALLOCATION_QUOTA,
+}
+
+
+class TurnCheck:
+    """One URL; passed = at least 95 % of 50 packets in one second came through both relays."""
+
+    def __init__(
+        self,
+        uri: TurnUri,
+        credential: TurnCredential,
+        *,
+        is_expired: bool = False,
+        tls: ssl.SSLContext | None = None,
+        server_peer: ServerPeer | None = None,
+    ) -> None:
+        """`is_expired` by the server's clock: a 401 then has that reason."""
+        self.uri = uri
+        self._credential = credential
+        self._is_expired = is_expired
+        self._tls = tls
+        self._server_peer = server_peer
+
+    @property
+    def transport(self) -> Transport:
+        kind = self.uri.kind
+        return kind if kind in ("tcp", "tls") else "udp"
+
+    def waiting(self) -> CheckResult:
+        return self._result(State.WAITING)
+
+    async def check(self) -> CheckResult:
+        """Never raises for what a server or network does."""
+        began = time.monotonic()
+        async with self._client() as here, self._client() as there:
+            for client in (here, there):
+                allocation = await client.allocate()
+                if isinstance(allocation, Failure):
+                    return self._failed(allocation)
+            connect_ms = 1000 * (time.monotonic() - began)
+            failure = await _permit_each_other(here, there)
+            if failure is None:
+                trips = await _packets(here, there)
+                if trips:
+                    return self._carried(trips, connect_ms)
+                failure = Failure(step=Step.RELAY, reason=TurnReason.TIMEOUT)
+        return await self._not_carried(failure)
+
+    def _client(self) -> TurnClient:
+        return TurnClient(self.uri, self._credential, tls=self._tls)
+
+    def _carried(self, trips: list[float], connect_ms: float) -> CheckResult:
+        loss = 1 - len(trips) / PACKETS
+        median_ms = 1000 * sorted(trips)[len(trips) // 2]
+        figures = {
+            "connect_ms": round(connect_ms, 1),
+            "round_trip_ms": round(median_ms, 1),
+            "loss_ratio": round(loss, 3),
+        }
+        text = f"{len(trips)} of {PACKETS} packets came through, in {median_ms:.0f} ms"
+        if 1 - loss >= ENOUGH:
+            return self._result(State.PASSED, detail=text, figures=figures)
+        return self._result(State.WARNING, Reason.PACKET_LOSS, text, figures)
+
+    def _failed(self, failure: Failure) -> CheckResult:
+        reason = _REASONS.get(failure.reason, Reason.UNREACHABLE)
+        if reason is Reason.CREDENTIAL_REJECTED and self._is_expired:
+            reason = Reason.CREDENTIAL_EXPIRED
+        code = f" ({failure.code})" if failure.code else ""
+        text = f"{WORDS.get(reason, reason.value)}{code}"
+        if reason is Reason.TLS_CERTIFICATE:
+            text = f"the certificate is not accepted: {failure.reason.value.removeprefix('tls_')}"
+        return self._result(State.FAILED, reason, text)
+
+    async def _not_carried(self, failure: Failure) -> CheckResult:
+        if self._server_peer is not None and await self._server_peer():
+            return self._result(State.WARNING, Reason.HAIRPIN)
+        denied = failure.reason is TurnReason.FORBIDDEN
+        return self._result(State.FAILED, Reason.PEER_DENIED if denied else Reason.RELAY_SILENT)
+
+    def _result(
+        self,
+        state: State,
+        reason: Reason = Reason.NONE,
+        detail: str = "",
+        figures: dict[str, float] | None = None,
+    ) -> CheckResult:
+        host = f"[{self.uri.host}]" if ":" in self.uri.host else self.uri.host
+        return CheckResult(
+            name="turn",
+            state=state,
+            reason=reason,
+            transport=self.transport,
+            target=f"{host}:{self.uri.port}",
+            detail=detail or WORDS.get(reason, ""),
+            figures=figures or {},
+        )
+
+
+async def _permit_each_other(here: TurnClient, there: TurnClient) -> Failure | None:
+    for client, other in ((here, there), (there, here)):
+        allocation = other.allocation
+        assert isinstance(allocation, Allocation)
+        refused = await client.permit((allocation.relayed[0], _ANY_PORT))
+        if refused is not None:
+            return refused
+    return None
+
+
+async def _packets(here: TurnClient, there: TurnClient) -> list[float]:
+    """Seconds that each packet took there and back; a lost one is missing."""
+    assert here.allocation is not None
+    assert there.allocation is not None
+    sent_at: dict[bytes, float] = {}
+    trips: list[float] = []
+    end = time.monotonic() + PACKETS * EVERY_S + LATE_S
+    target = there.allocation.relayed
+
+    async def send() -> None:
+        for number in range(PACKETS):
+            packet = b"%08d" % number + bytes(PACKET_BYTES - 8)
+            sent_at[packet[:8]] = time.monotonic()
+            here.send(target, packet)
+            await asyncio.sleep(EVERY_S)
+
+    async def echo() -> None:
+        while (left := end - time.monotonic()) > 0:
+            heard = await there.receive(left)
+            if isinstance(heard, Received):
+                there.send(heard.peer, heard.payload)
+
+    async def collect() -> None:
+        while len(trips) < PACKETS and (left := end - time.monotonic()) > 0:
+            heard = await here.receive(left)
+            if isinstance(heard, Received) and heard.payload[:8] in sent_at:
+                trips.append(time.monotonic() - sent_at.pop(heard.payload[:8]))
+
+    echoing = asyncio.ensure_future(echo())
+    sending = asyncio.ensure_future(send())
+    try:
+        await collect()
+    finally:
+        for task in (echoing, sending):
+            task.cancel()
+        await asyncio.wait({echoing, sending})
+    return trips

@@ -1,0 +1,119 @@
+"""Do WebSocket frames pass to one region, and is it that region that answers?"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+import time
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from probes.checks.outcome import WORDS, reason_of, target_of
+from probes.messages import (
+    WS_DEADLINE_S,
+    WS_PONGS_TO_PASS,
+    Region,
+    WsBye,
+    WsHello,
+    WsPing,
+    WsPong,
+)
+from probes.reasons import Reason, State
+from probes.verdict import CheckResult
+
+_FRAME: msgspec.json.Decoder[WsHello | WsPong] = msgspec.json.Decoder(WsHello | WsPong)
+_encode = msgspec.json.Encoder().encode
+
+
+class WsCheck:
+    """One region; passed = upgrade, the right region, our nonce, and 3 pongs within 10 s."""
+
+    def __init__(self, region: Region, tls: ssl.SSLContext | None = None) -> None:
+        self.region = region
+        self._tls = tls
+
+    def waiting(self) -> CheckResult:
+        return self._result(State.WAITING)
+
+    async def check(self) -> CheckResult:
+        began = time.monotonic()
+        is_tls = self.region.ws_url.startswith("wss:")
+        try:
+            async with asyncio.timeout(WS_DEADLINE_S):
+                connection = await connect(
+                    self.region.ws_url,
+                    ssl=self._tls if is_tls else None,
+                    compression=None,
+                    open_timeout=None,
+                    close_timeout=1,
+                    max_size=4096,
+                )
+        except TimeoutError:
+            return self._result(State.FAILED, Reason.UNREACHABLE)
+        except InvalidStatus as flaw:
+            status = f"the upgrade is answered with {flaw.response.status_code}"
+            return self._result(State.FAILED, Reason.UPGRADE_REFUSED, status)
+        except InvalidHandshake:
+            return self._result(State.FAILED, Reason.UPGRADE_REFUSED, "the upgrade is refused")
+        except OSError as flaw:
+            return self._result(State.FAILED, reason_of(flaw))
+        opened_ms = 1000 * (time.monotonic() - began)
+        try:
+            async with asyncio.timeout(max(0.1, WS_DEADLINE_S - opened_ms / 1000)):
+                return await self._converse(connection, opened_ms)
+        except (TimeoutError, ConnectionClosed, msgspec.DecodeError):
+            text = "the connection opens, and frames do not come through"
+            return self._result(State.FAILED, Reason.FRAMES_BLOCKED, text)
+        finally:
+            await connection.close()
+
+    async def _converse(self, connection: ClientConnection, opened_ms: float) -> CheckResult:
+        nonce = secrets.token_hex(8)
+        await connection.send(_encode(WsHello(nonce=nonce)).decode())
+        hello = await self._next_hello(connection)
+        if not hello.nonce:
+            hello = await self._next_hello(connection)
+        if hello.nonce != nonce:
+            return self._result(State.FAILED, Reason.WRONG_NONCE, "something else answers here")
+        if hello.region != self.region.id:
+            text = f"region {hello.region} answers here"
+            return self._result(State.FAILED, Reason.WRONG_REGION, text)
+        trips = []
+        for seq in range(1, WS_PONGS_TO_PASS + 1):
+            sent = time.monotonic()
+            await connection.send(_encode(WsPing(seq)).decode())
+            pong = _FRAME.decode(await connection.recv())
+            if not isinstance(pong, WsPong) or pong.seq != seq:
+                return self._result(State.FAILED, Reason.FRAMES_BLOCKED, "a wrong pong came")
+            trips.append(1000 * (time.monotonic() - sent))
+        await connection.send(_encode(WsBye()).decode())
+        median_ms = sorted(trips)[len(trips) // 2]
+        figures = {"connect_ms": round(opened_ms, 1), "round_trip_ms": round(median_ms, 1)}
+        text = f"connects in {opened_ms:.0f} ms, answers in {median_ms:.0f} ms"
+        return self._result(State.PASSED, detail=text, figures=figures)
+
+    async def _next_hello(self, connection: ClientConnection) -> WsHello:
+        frame = _FRAME.decode(await connection.recv())
+        if not isinstance(frame, WsHello):
+            raise msgspec.DecodeError("a hello must come first")
+        return frame
+
+    def _result(
+        self,
+        state: State,
+        reason: Reason = Reason.NONE,
+        detail: str = "",
+        figures: dict[str, float] | None = None,
+    ) -> CheckResult:
+        return CheckResult(
+            name="ws",
+            state=state,
+            reason=reason,
+            region=self.region.id,
+            target=target_of(self.region.ws_url),
+            detail=detail or WORDS.get(reason, ""),
+            figures=figures or {},
+        )

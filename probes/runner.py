@@ -1,0 +1,219 @@
+"""Runs the checks of one command against one deployment and settles every one of them.
+
+Regions and transports are tried side by side; what was not finished when the run is stopped is
+`aborted`. It does not know terminals or files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import httpx
+from msgspec.structs import replace
+
+from probes.checks.api import Api
+from probes.checks.outcome import timed
+from probes.checks.turn import TurnCheck
+from probes.checks.ws import WsCheck
+from probes.messages import TRANSPORTS, ProbeSession, Transport
+from probes.reasons import SETTLED, Reason, State
+from probes.verdict import CheckResult, Verdict, verdict_of
+from turn_broker.credentials import TurnCredential
+from turn_broker.ice_servers import TurnUri, parse_turn_uri
+
+HTTP_TIMEOUT_S = 8.0
+TURN_LIMIT_S = 30.0
+WS_LIMIT_S = 15.0
+API_LIMIT_S = 30.0
+QUALITY_EXTRA_S = 25.0
+
+
+class Kind(StrEnum):
+    TURN = "turn"
+    WS = "ws"
+    API = "api"
+    QUALITY = "quality"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to test; transports and regions narrow the choice, empty means all."""
+
+    kind: Kind
+    base_url: str
+    transports: tuple[Transport, ...] = TRANSPORTS
+    regions: tuple[str, ...] = ()
+    quality_s: float = 12.0
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """A run with its results so far; `on_change` hears of each start and end."""
+
+    plan: Plan
+    on_change: Callable[[CheckResult], None]
+    results: dict[tuple[str, str], CheckResult] = field(default_factory=dict)
+    duration_s: float = 0.0
+    region: str = ""
+    """That answered the API."""
+
+    async def go(self) -> None:
+        """Until every check has settled; cancelling it leaves the rest aborted."""
+        began = time.monotonic()
+        verify = self.plan.tls if self.plan.tls is not None else True
+        try:
+            async with httpx.AsyncClient(timeout=HTTP_TIMEOUT_S, verify=verify) as client:
+                await self._all(Api(self.plan.base_url, client))
+        finally:
+            self.duration_s = time.monotonic() - began
+            self._abort_rest()
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict_of(list(self.results.values()))
+
+    async def _all(self, api: Api) -> None:
+        await self._one(api.waiting(), api.check(), API_LIMIT_S)
+        session = api.session
+        if session is None:
+            return
+        self.region = session.region
+        kind = self.plan.kind
+        side_by_side: list[Awaitable[None]] = []
+        if kind in (Kind.WS, Kind.ALL):
+            side_by_side += self._regions(session)
+        if kind in (Kind.TURN, Kind.ALL):
+            side_by_side += self._turns(api, session)
+        await asyncio.gather(*side_by_side)
+        if kind in (Kind.QUALITY, Kind.ALL):
+            await self._quality(api, session)
+
+    def _regions(self, session: ProbeSession) -> list[Awaitable[None]]:
+        wanted = self.plan.regions
+        checks = [
+            WsCheck(region, self.plan.tls)
+            for region in session.regions
+            if not wanted or region.id in wanted
+        ]
+        return [self._one(check.waiting(), check.check(), WS_LIMIT_S) for check in checks]
+
+    def _turns(self, api: Api, session: ProbeSession) -> list[Awaitable[None]]:
+        found: list[Awaitable[None]] = []
+        for transport in self.plan.transports:
+            offers = offers_of(session, transport)
+            if not offers:
+                skipped = CheckResult(
+                    name="turn",
+                    state=State.SKIPPED,
+                    reason=Reason.NOT_OFFERED,
+                    transport=transport,
+                    detail="not offered",
+                )
+                self._settle(skipped)
+            found += [self._turn(api, session, uri, credential) for uri, credential in offers]
+        return found
+
+    def _turn(
+        self, api: Api, session: ProbeSession, uri: TurnUri, credential: TurnCredential
+    ) -> Awaitable[None]:
+        async def server_peer() -> bool:
+            if not session.limits.peers:
+                return False
+            from probes.checks.far_peer import carries_data
+
+            return await carries_data(api, uri, credential)
+
+        is_expired = time.time() - api.clock_skew_s > session.expires_at  # noqa: TID251
+        check = TurnCheck(
+            uri, credential, is_expired=is_expired, tls=self.plan.tls, server_peer=server_peer
+        )
+        return self._one(check.waiting(), check.check(), TURN_LIMIT_S)
+
+    async def _quality(self, api: Api, session: ProbeSession) -> None:
+        found = self._best_relay(session)
+        waiting = [
+            CheckResult(name=f"quality-{kind}", state=State.RUNNING) for kind in ("audio", "video")
+        ]
+        if found is None or not session.limits.peers:
+            why = "no relay works" if found is None else "the deployment runs no server peers"
+            for one in waiting:
+                self._settle(
+                    replace(one, state=State.SKIPPED, reason=Reason.NOT_OFFERED, detail=why)
+                )
+            return
+        from probes.checks.quality import QualityCheck
+
+        for one in waiting:
+            self._note(one)
+        began = time.monotonic()
+        check = QualityCheck(api, *found, duration_s=self.plan.quality_s)
+        try:
+            async with asyncio.timeout(self.plan.quality_s + QUALITY_EXTRA_S):
+                results = await check.check()
+        except TimeoutError:
+            results = [replace(one, state=State.FAILED, reason=Reason.TIMEOUT) for one in waiting]
+        elapsed_ms = int(1000 * (time.monotonic() - began))
+        for result in results:
+            self._settle(replace(result, duration_ms=elapsed_ms))
+
+    def _best_relay(self, session: ProbeSession) -> tuple[TurnUri, TurnCredential] | None:
+        """The first transport that worked; none was tried: the first that is offered."""
+        tried = {
+            result.transport: result.state
+            for result in self.results.values()
+            if result.name == "turn"
+        }
+        for transport in self.plan.transports:
+            if tried.get(transport, State.PASSED) in (State.PASSED, State.WARNING):
+                offers = offers_of(session, transport)
+                if offers:
+                    return offers[0]
+        return None
+
+    async def _one(
+        self, waiting: CheckResult, check: Awaitable[CheckResult], limit_s: float
+    ) -> None:
+        self._note(replace(waiting, state=State.RUNNING))
+        self._settle(await timed(check, waiting, limit_s))
+
+    def _note(self, result: CheckResult) -> None:
+        self.results[_key(result)] = result
+        self.on_change(result)
+
+    def _settle(self, result: CheckResult) -> None:
+        assert result.state in SETTLED
+        self._note(result)
+
+    def _abort_rest(self) -> None:
+        for result in list(self.results.values()):
+            if result.state not in SETTLED:
+                self._settle(
+                    replace(result, state=State.ABORTED, reason=Reason.ABORTED, detail="stopped")
+                )
+
+
+def offers_of(session: ProbeSession, transport: Transport) -> list[tuple[TurnUri, TurnCredential]]:
+    """Every TURN URL of the transport with its credential."""
+    found: list[tuple[TurnUri, TurnCredential]] = []
+    for server in session.ice_servers.get(transport, []):
+        urls: Sequence[str] = server["urls"]
+        if "username" not in server:
+            continue
+        credential = TurnCredential(server["username"], server["credential"])
+        for url in [urls] if isinstance(urls, str) else urls:
+            uri = parse_turn_uri(url)
+            if uri.kind == transport:
+                found.append((uri, credential))
+    return found
+
+
+def _key(result: CheckResult) -> tuple[str, str]:
+    what = result.region or f"{result.transport or ''} {result.target or ''}"
+    return result.name, "" if result.name == "api" else what
