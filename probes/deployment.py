@@ -27,8 +27,11 @@ class Deployment:
     """Identity and seconds to an access token with the grant `probe` and no other."""
     identity_of: Callable[[str], str | None]
     """The identity of a good access token with the grant `probe`; None for any other text."""
-    ice_servers: Callable[[str, Transport, int], IceServers]
-    """Identity, transport and seconds to a fresh credential; [] where there is no such URL."""
+    ice_servers: Callable[[str, str | None], dict[Transport, IceServers]]
+    """A fresh credential for an identity, its URLs by transport; [] where there is none.
+
+    The second argument is the address that asks, None for the node itself.
+    """
     address_of: Callable[[Request], str]
     """Key of the client's address, for limits only."""
     unix: Callable[[], float]

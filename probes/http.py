@@ -10,6 +10,7 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import wraps
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.requests import Request
@@ -20,8 +21,8 @@ from probes.deployment import Deployment
 from probes.messages import (
     MAX_REPORT_BYTES,
     MAX_SDP_CHARS,
-    TRANSPORTS,
     LogEntry,
+    PeerAnswer,
     PeerRequest,
     Ping,
     ProbeLimits,
@@ -29,7 +30,6 @@ from probes.messages import (
     ReportReceipt,
 )
 from probes.metrics import Figures
-from probes.peers import PeerHost, PeerRefusal
 from probes.reports import Reports, read_report
 from probes.sessions import IDENTITY_PREFIX, SessionUse
 from probes.settings import ProbeSettings
@@ -37,7 +37,12 @@ from turn_broker.body import read_body
 from turn_broker.issue_limits import Buckets
 from turn_broker.problem import problem_response
 
+if TYPE_CHECKING:
+    from probes.peers import PeerHost
+
 _TRACKED_ADDRESSES = 65_536
+Host = Callable[[], Awaitable["PeerHost"]]
+"""The server peers; aiortc is loaded when the first one is asked for."""
 Authorized = Callable[[Request, str], Awaitable[Response]]
 
 
@@ -48,7 +53,7 @@ class ProbeApi:
         self,
         settings: ProbeSettings,
         deployment: Deployment,
-        peers: PeerHost | None,
+        peers: Host | None,
         reports: Reports | None,
         figures: Figures,
     ) -> None:
@@ -90,10 +95,7 @@ class ProbeApi:
             token=deployment.issue_token(identity, settings.session_ttl_s),
             expires_at=now + settings.session_ttl_s,
             now=now,
-            ice_servers={
-                transport: deployment.ice_servers(identity, transport, settings.session_ttl_s)
-                for transport in TRANSPORTS
-            },
+            ice_servers=deployment.ice_servers(identity, deployment.address_of(request)),
             regions=deployment.regions_seen_by(request),
             region=deployment.region,
             node=deployment.node,
@@ -142,20 +144,23 @@ class ProbeApi:
         if not self.use.open_peer(identity):
             self._figures.refused["limit_exceeded"] += 1
             return problem_response("limit_exceeded", "too many server peers now", 5.0)
-        answer = await self._peers.open(identity, asked, lambda: self.use.close_peer(identity))
-        if isinstance(answer, PeerRefusal):
+        host = await self._peers()
+        answer = await host.open(identity, asked, lambda: self.use.close_peer(identity))
+        if not isinstance(answer, PeerAnswer):
             self._figures.refused[answer.code] += 1
             return problem_response(answer.code, answer.message)
         return _json(201, answer)
 
     async def _peer(self, request: Request, identity: str) -> Response:
-        figures = await self._peers.figures(identity, _id(request)) if self._peers else None
+        host = await self._peers() if self._peers else None
+        figures = await host.figures(identity, _id(request)) if host else None
         if figures is None:
             return problem_response("not_found", "no such server peer of this session")
         return _json(200, figures)
 
     async def _end_peer(self, request: Request, identity: str) -> Response:
-        figures = await self._peers.end(identity, _id(request)) if self._peers else None
+        host = await self._peers() if self._peers else None
+        figures = await host.end(identity, _id(request)) if host else None
         if figures is None:
             return problem_response("not_found", "no such server peer of this session")
         return _json(200, figures)

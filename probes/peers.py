@@ -28,7 +28,14 @@ from aiortc.rtcconfiguration import RTCIceTransportPolicy
 
 from probes import aiortc_media
 from probes.deployment import IceServers
-from probes.messages import PeerAnswer, PeerFigures, PeerMode, PeerRequest, Transport
+from probes.messages import (
+    TRANSPORTS,
+    PeerAnswer,
+    PeerFigures,
+    PeerMode,
+    PeerRequest,
+    Transport,
+)
 from probes.metrics import Figures
 from probes.settings import ProbeSettings
 
@@ -72,7 +79,7 @@ class PeerHost:
     def __init__(
         self,
         settings: ProbeSettings,
-        ice_servers: Callable[[str, Transport, int], IceServers],
+        ice_servers: Callable[[str, str | None], dict[Transport, IceServers]],
         unix: Callable[[], float],
         figures: Figures,
     ) -> None:
@@ -95,7 +102,7 @@ class PeerHost:
         configuration = self._configuration(owner, asked.transport)
         if configuration is None:
             on_end()
-            return PeerRefusal("unavailable", f"no relay over {asked.transport} here")
+            return PeerRefusal("unavailable", "no such relay here")
         pc = RTCPeerConnection(configuration)
         peer = _Peer(secrets.token_urlsafe(12), owner, asked.mode, pc, loop.time(), on_end)
         self._peers[peer.id] = peer
@@ -149,16 +156,18 @@ class PeerHost:
             await asyncio.wait(self._ending)
 
     def _configuration(self, owner: str, transport: Transport | None) -> RTCConfiguration | None:
-        if transport is None:
+        """None where there is no such relay."""
+        if transport is None and not self._settings.peer_relay:
             return RTCConfiguration(iceServers=[])
-        servers = [
-            RTCIceServer(server["urls"], server["username"], server["credential"])
-            for server in self._ice_servers(owner, transport, self._settings.session_ttl_s)
-            if "username" in server
-        ]
+        offered = self._ice_servers(owner, None)
+        over = TRANSPORTS if transport is None else (transport,)
+        servers = [server for one in over for server in offered[one] if "username" in server]
         if not servers:
             return None
-        return RTCConfiguration(iceServers=servers, iceTransportPolicy=RTCIceTransportPolicy.RELAY)
+        # aioice uses one TURN URL only.
+        first = servers[0]
+        relay = RTCIceServer(first["urls"][0], first["username"], first["credential"])
+        return RTCConfiguration(iceServers=[relay], iceTransportPolicy=RTCIceTransportPolicy.RELAY)
 
     def _listen(self, peer: _Peer) -> None:
         pc = peer.pc

@@ -36,6 +36,9 @@ class ProbeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     peer_start_bitrate_kbps: Annotated[int, Meta(ge=100, le=20_000)] = 2000
     """Where a browser begins that sends video to a server peer; its estimate of a receiver without
     transport-wide feedback hardly grows by itself."""
+    peer_relay: bool = False
+    """Server peers are reached through this deployment's own relay, for nodes that visitors' relays
+    cannot reach directly; a relay that denies its own addresses then looks like a blocked one."""
     allow_private_peers: bool = False
     """Let server peers connect to private and loopback addresses, as `parley dev` must."""
     reports: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000

@@ -12,6 +12,18 @@ import sys
 
 from pythonjsonlogger.json import JsonFormatter
 
+_CHATTY = (
+    "uvicorn",
+    "uvicorn.error",
+    "uvicorn.access",
+    "asyncio",
+    "websockets",
+    "httpx",
+    "aioice",
+    "aiortc",
+)
+"""Libraries whose lines may carry a path, a query or (aioice) an address."""
+
 
 def configure(level: str, style: str) -> None:
     """Set up the root logger; `style` is `json` or `text`."""
@@ -28,5 +40,5 @@ def configure(level: str, style: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [out]
     root.setLevel(level.upper())
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "websockets"):
+    for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
