@@ -46,7 +46,7 @@ class Probes:
         )
 
     def routes(self) -> list[Route]:
-        return self._api.routes()
+        return [*self._api.routes(), *_blackbox(self._settings)]
 
     async def close(self) -> None:
         """Ends every server peer."""
@@ -67,3 +67,12 @@ class Probes:
                 self._settings, deployment.ice_servers, deployment.unix, self._figures
             )
         return self._host
+
+
+def _blackbox(settings: ProbeSettings) -> list[Route]:
+    """The runner's HTTP and WebSocket clients are loaded only where there is something to test."""
+    if not settings.targets:
+        return []
+    from probes.blackbox import Blackbox
+
+    return Blackbox(settings.targets).routes()

@@ -17,6 +17,13 @@ class DeploymentRegion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base URL without a path; signaling and probe sockets are at the same host."""
 
 
+class ProbeTarget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[probes.targets]]`: a deployment that `GET /probe?target=ID` may test."""
+
+    id: RegionName
+    url: Annotated[str, Meta(pattern=r"^https?://[^/?#\s]+$", max_length=256)]
+
+
 class ProbeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[probes]`: bounds are for this node unless they say otherwise."""
 
@@ -47,3 +54,4 @@ class ProbeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     report_life_s: Annotated[int, Meta(ge=60, le=366 * 86_400)] = 30 * 86_400
     reports_file: str = ""
     """SQLite file; empty keeps reports in memory, until the process ends."""
+    targets: Annotated[list[ProbeTarget], Meta(max_length=64)] = []
