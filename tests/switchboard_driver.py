@@ -6,11 +6,12 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from signal_server.core import inputs
 from signal_server.core.effects import Announce, Close, Effect, GrantIce, Send
-from signal_server.core.switchboard import Rules, Switchboard
+from signal_server.core.rules import NegotiationRules, Rules
+from signal_server.core.switchboard import Switchboard
 from signal_server.wire.codec import Refusal, decode
 from signal_server.wire.limits import Limits
 from signal_server.wire.messages import Hello, Resume
@@ -110,9 +111,15 @@ class Client:
 class Driver:
     """A node with its clients."""
 
-    def __init__(self, **limits: Any) -> None:
+    def __init__(
+        self, *, glare: Literal["passthrough", "arbitrate"] = "passthrough", **limits: Any
+    ) -> None:
         bounds = {"resume_window_s": 0, **limits}
-        rules = Rules(limits=Limits(**bounds), rates=unhurried())
+        rules = Rules(
+            limits=Limits(**bounds),
+            rates=unhurried(),
+            negotiation=NegotiationRules(glare=glare),
+        )
         self.board = Switchboard("n1", "eu", rules, 1)
         self.now = 1000.0
         self.clients: dict[int, Client] = {}

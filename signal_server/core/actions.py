@@ -12,6 +12,7 @@ from typing import Any
 from signal_server.core.directed import Directed
 from signal_server.core.effects import Close, GrantIce
 from signal_server.core.out import Out
+from signal_server.core.receipts import Receipts
 from signal_server.core.ringing import Ringing
 from signal_server.core.room import Session
 from signal_server.core.rooms import Rooms
@@ -34,12 +35,14 @@ class Actions:
         directed: Directed,
         ringing: Ringing,
         out: Out,
+        receipts: Receipts,
         end: Callable[[Session, str, float], None],
     ) -> None:
         self._rooms = rooms
         self._directed = directed
         self._ringing = ringing
         self._out = out
+        self._receipts = receipts
         self._end = end
 
     def table(self) -> dict[type, Action]:
@@ -85,6 +88,7 @@ class Actions:
     def _ack(self, session: Session, message: m.Ack, now: float) -> Reply:
         if not session.outbox.ack(message.seq):
             return Refusal(ErrorCode.BAD_REQUEST, "that number was never sent")
+        self._receipts.acknowledged(session, message.seq)
         return m.Ok(id=0)
 
     def _join(self, session: Session, message: m.Join, now: float) -> Reply:
@@ -149,6 +153,8 @@ class Actions:
             self._out.deliver(
                 target, m.RelayedMessage(sender=sender, identity=identity, data=message.data)
             )
+        if message.to is not None and session.followed is not None:
+            self._receipts.relayed(session, targets[0], message.id)
         return m.Ok(id=0)
 
     def _member(self, session: Session, peer: str) -> Session | Refusal:
@@ -164,6 +170,7 @@ class Actions:
     def _ice_servers(self, session: Session, message: m.IceServersRequest, now: float) -> Reply:
         if not session.permit.may_turn:
             return Refusal(ErrorCode.FORBIDDEN, "the token does not grant turn")
+        session.ice_wish = (message.ttl, message.region)
         grant = GrantIce(
             session=session.id,
             account=session.permit.account,

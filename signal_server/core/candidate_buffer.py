@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from signal_server.core.description import Descriptions
+from signal_server.core.gate import Gate
 from signal_server.core.strand import Held, Section, Strand, key_of, size_of
 from signal_server.core.tally import Tally
 from signal_server.wire.candidate import CandidateInit
@@ -34,41 +35,40 @@ class CandidateBuffer:
     """See the module's text; `gated` is the receiver's choice in its hello."""
 
     __slots__ = (
-        "_applied",
         "_descriptions",
-        "_gated",
-        "_gates",
         "_held",
         "_latest",
         "_limits",
         "_retired",
         "_strands",
         "_tally",
+        "fates",
+        "gate",
         "is_scheduled",
     )
 
     def __init__(self, limits: Limits, tally: Tally, *, gated: bool) -> None:
         self._limits = limits
         self._tally = tally
-        self._gated = gated
+        self.gate = Gate(is_gated=gated)
         self.is_scheduled = False
         """Its owner has put `next_deadline` on the agenda."""
+        self.fates: list[tuple[str | int, str | None]] = []
+        """Requests whose held candidates were released, or dropped for a reason; taken by its
+        owner."""
         self._descriptions = Descriptions()
         self._strands: dict[str, Strand] = {}
         self._held: list[Held] = []
         self._retired: deque[str] = deque(maxlen=_REMEMBERED_RETIRED)
         self._latest = 0
-        self._applied = 0
-        self._gates: list[tuple[int, float]] = []
 
     # What is told to it ---------------------------------------------------------------------
 
     def describe(self, negotiation: int, outline: Outline, now: float) -> None:
         """The sender's description of this negotiation has been put into the receiver's log."""
         self._latest = max(self._latest, negotiation)
-        if self._gated and negotiation > self._applied:
-            self._ungate(negotiation)
-            self._gates.append((negotiation, now + self._limits.gate_timeout_s))
+        if self.gate.is_gated:
+            self.gate.describe(negotiation, now + self._limits.gate_timeout_s)
         self._begin_wild(negotiation, outline)
         named_before = self._descriptions.names
         self._retire(self._descriptions.add(negotiation, outline))
@@ -86,22 +86,34 @@ class CandidateBuffer:
     def roll_back(self, negotiation: int) -> None:
         """The offer of this negotiation is void: what only it named is history."""
         self._retire(self._descriptions.roll_back(negotiation))
-        self._ungate(negotiation)
+        self.gate.forget(negotiation)
+
+    def disown(self, outline: Outline) -> None:
+        """An offer has been refused: what only it names is history."""
+        named = dict.fromkeys(ufrag for ufrag in outline.ufrags if ufrag)
+        self._retire(ufrag for ufrag in named if ufrag not in self._descriptions.names)
 
     def applied(self, negotiation: int) -> None:
         """The receiver has set the sender's description of this negotiation."""
-        self._applied = max(self._applied, negotiation)
-        self._gates = [gate for gate in self._gates if gate[0] > self._applied]
+        self.gate.prove(negotiation)
 
     def applied_once(self) -> None:
         """The pair is connected: whatever was described first has been applied."""
-        if not self._applied and self._gates:
-            self.applied(self._gates[0][0])
+        self.gate.prove_first(self._descriptions.first)
+
+    def describes(self, negotiation: int) -> bool:
+        """Whether that description is neither replaced nor rolled back."""
+        return self._descriptions.has(negotiation)
 
     # What goes through it -------------------------------------------------------------------
 
-    def admit(self, candidate: CandidateInit, now: float) -> CandidateInit | ErrorCode | None:
-        """What to relay now; None when it is held or a duplicate; a code when it is refused."""
+    def admit(
+        self, candidate: CandidateInit, now: float, ref: str | int | None = None
+    ) -> CandidateInit | ErrorCode | None:
+        """What to relay now; None when it is held or a duplicate; a code when it is refused.
+
+        `ref` is who wants to know in `fates` what became of one that is held.
+        """
         ufrag = self._ufrag_for(candidate)
         strand = self._strands.get(ufrag)
         if strand is None:
@@ -136,7 +148,7 @@ class CandidateBuffer:
         if passes:
             self._tally.candidates_passed += 1
             return self._outgoing(candidate, ufrag) if is_end else candidate
-        self._hold(Held(candidate, ufrag, size, now + self._limits.early_ttl_s, ends), strand)
+        self._hold(Held(candidate, ufrag, size, now + self._limits.early_ttl_s, ends, ref), strand)
         return None
 
     def release(self) -> list[CandidateInit]:
@@ -151,7 +163,7 @@ class CandidateBuffer:
                 item.candidate, item.ends
             ):
                 out.append(self._outgoing(item.candidate, item.ufrag))
-                self._unhold(item)
+                self._unhold(item, None)
             else:
                 kept.append(item)
         self._tally.candidates_released += len(out)
@@ -159,10 +171,7 @@ class CandidateBuffer:
 
     def expire(self, now: float) -> None:
         """Give up early candidates whose description never came; open gates left unconfirmed."""
-        overdue = [number for number, deadline in self._gates if deadline <= now]
-        if overdue:
-            self._tally.gate_timeouts += len(overdue)
-            self.applied(max(overdue))
+        self._tally.gate_timeouts += self.gate.expire(now)
         stale = [item for item in self._held if item.expires_at <= now and self._is_early(item)]
         self._drop(stale, "expired")
         names = self._descriptions.names
@@ -173,8 +182,9 @@ class CandidateBuffer:
     def next_deadline(self) -> float | None:
         """When `expire` has work next."""
         deadlines = [item.expires_at for item in self._held if self._is_early(item)]
-        if self._held:
-            deadlines += [deadline for _, deadline in self._gates]
+        unconfirmed = self.gate.next_deadline() if self._held else None
+        if unconfirmed is not None:
+            deadlines.append(unconfirmed)
         return min(deadlines, default=None)
 
     def clear(self, reason: str) -> None:
@@ -192,9 +202,6 @@ class CandidateBuffer:
     def _refuse(self, code: ErrorCode) -> ErrorCode:
         self._tally.candidates_dropped[code.value] += 1
         return code
-
-    def _ungate(self, negotiation: int) -> None:
-        self._gates = [gate for gate in self._gates if gate[0] != negotiation]
 
     def _begin_wild(self, negotiation: int, outline: Outline) -> None:
         """A further description that names no ICE may be a restart: what has ended begins anew."""
@@ -239,7 +246,8 @@ class CandidateBuffer:
         described = self._descriptions.since(candidate, ufrag)
         if described is None:
             return False
-        return not self._gated or described <= self._applied
+        gate = self.gate
+        return not gate.is_gated or described <= gate.applied
 
     def _is_early(self, item: Held) -> bool:
         return self._descriptions.since(item.candidate, item.ufrag) is None
@@ -304,17 +312,19 @@ class CandidateBuffer:
         self._tally.held_bytes += item.size
         self._tally.candidates_held += 1
 
-    def _unhold(self, item: Held) -> None:
+    def _unhold(self, item: Held, reason: str | None) -> None:
         strand = self._strands[item.ufrag]
         strand.held -= 1
         strand.held_bytes -= item.size
         self._tally.held_bytes -= item.size
         self._tally.candidates_held -= 1
+        if item.ref is not None:
+            self.fates.append((item.ref, reason))
 
     def _drop(self, items: list[Held], reason: str) -> None:
         gone = {id(item) for item in items}
         for item in items:
-            self._unhold(item)
+            self._unhold(item, reason)
         if items:
             self._tally.candidates_dropped[reason] += len(items)
             self._held = [item for item in self._held if id(item) not in gone]
@@ -322,7 +332,7 @@ class CandidateBuffer:
     def _retire(self, ufrags: Iterable[str]) -> None:
         for ufrag in ufrags:
             self._drop([item for item in self._held if item.ufrag == ufrag], "stale_generation")
-            del self._strands[ufrag]
+            self._strands.pop(ufrag, None)
             self._retired.append(ufrag)
 
     def _adopt(self) -> None:

@@ -23,7 +23,7 @@ class Deadlines(Generic[Key]):
         self._heap: list[tuple[float, int, Key]] = []
         self._order = count()
         self.is_new = False
-        """A deadline was set since `next` was asked."""
+        """A deadline before all others was set since `next` was asked."""
 
     def set(self, key: Key, at: float | None) -> None:
         """Move the key's deadline; None removes it."""
@@ -31,7 +31,8 @@ class Deadlines(Generic[Key]):
             self._at.pop(key, None)
         elif self._at.get(key) != at:
             self._at[key] = at
-            self.is_new = True
+            if not self._heap or at < self._heap[0][0]:
+                self.is_new = True
             heapq.heappush(self._heap, (at, next(self._order), key))
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._at):
             self._heap = [(when, next(self._order), k) for k, when in self._at.items()]

@@ -105,6 +105,16 @@ class Descriptions:
             self._names = frozenset().union(*(d.names for d in self._alive()))
         return self._names
 
+    @property
+    def first(self) -> int | None:
+        """Negotiation of the oldest one alive."""
+        return next((description.number for description in self._alive()), None)
+
+    def has(self, number: int) -> bool:
+        """Whether the description of that negotiation is alive."""
+        settled = self._settled
+        return number in self._open or (settled is not None and settled.number == number)
+
     def add(self, number: int, outline: Outline) -> frozenset[str]:
         """Take one up; a later one of the same negotiation replaces it. Returns what is history."""
         before = self.names

@@ -7,16 +7,16 @@ tokens or connections: the switchboard has found both sessions in one room.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypedDict
 
 from signal_server.core.candidate_buffer import CandidateBuffer
 from signal_server.core.deadlines import Deadlines
-from signal_server.core.negotiation import Negotiation
-from signal_server.core.room import Session
+from signal_server.core.negotiation import Arrival, Glare, Negotiation
+from signal_server.core.out import Out
+from signal_server.core.receipts import Receipts
+from signal_server.core.room import Session, is_polite
 from signal_server.core.tally import Tally
 from signal_server.wire import messages as m
-from signal_server.wire.base import Numbered
 from signal_server.wire.candidate import END_OF_CANDIDATES, CandidateInit
 from signal_server.wire.codec import Refusal
 from signal_server.wire.codes import ErrorCode
@@ -32,6 +32,7 @@ _WHY = {
     ErrorCode.WRONG_STATE: "there is no outstanding offer to answer or roll back",
     ErrorCode.STALE_GENERATION: "an ICE restart or rollback has replaced that ufrag",
     ErrorCode.CANDIDATE_AFTER_END: "end-of-candidates was already sent",
+    ErrorCode.GLARE: "both have offered, and the other offer wins",
     ErrorCode.BUFFER_FULL: "too many candidates for this peer connection",
 }
 
@@ -44,12 +45,19 @@ class Directed:
         limits: Limits,
         tally: Tally,
         agenda: Deadlines[EndKey],
-        deliver: Callable[[Session, Numbered], None],
+        out: Out,
+        receipts: Receipts,
+        *,
+        arbitrates: bool,
     ) -> None:
+        """`arbitrates`: when both offer, the polite one's offer is refused instead of relayed."""
         self._limits = limits
         self._tally = tally
         self._agenda = agenda
-        self._deliver = deliver
+        self._deliver = out.deliver
+        self._answer = out.answer
+        self._receipts = receipts
+        self._arbitrates = arbitrates
 
     def offer(self, sender: Session, target: Session, message: m.Offer, now: float) -> Outcome:
         if len(message.sdp) > self._limits.sdp_bytes:
@@ -57,10 +65,14 @@ class Directed:
         sdp = sender.policy.sdp(message.sdp)
         mine, theirs = self._ends(sender, target, message.pc)
         number = mine.send_offer(message.negotiation, outline(sdp), now)
+        if number is ErrorCode.GLARE:
+            return self._lost(sender, target, message.pc, mine)
         if isinstance(number, ErrorCode):
             return _refuse(number)
-        self._tally.glare += theirs.receive_offer(number)
+        mine.request = message.id
+        self._collide(target, theirs, number)
         self._deliver(target, m.RelayedOffer(sdp=sdp, **_stamp(sender, message, number)))
+        self._describe(sender, target, mine, number, message.id)
         self._flush(sender, target, message.pc, mine)
         self._flush(target, sender, message.pc, theirs)
         return number
@@ -79,6 +91,7 @@ class Directed:
         theirs.receive_answer(number, final=final)
         kind = m.RelayedAnswer if final else m.RelayedPranswer
         self._deliver(target, kind(sdp=sdp, **_stamp(sender, message, number)))
+        self._describe(sender, target, mine, number, message.id)
         self._flush(sender, target, message.pc, mine)
         self._flush(target, sender, message.pc, theirs)
         return number
@@ -92,6 +105,8 @@ class Directed:
             return _refuse(number)
         theirs.receive_rollback(number)
         self._deliver(target, m.RelayedRollback(**_stamp(sender, message, number)))
+        if sender.followed is not None:
+            self._receipts.relayed(sender, target, message.id)
         self._flush(sender, target, message.pc, mine)
         self._flush(target, sender, message.pc, theirs)
         return number
@@ -112,16 +127,23 @@ class Directed:
             allowed = (sender.policy.candidate(candidate) for candidate in candidates)
             candidates = [candidate for candidate in allowed if candidate is not None]
         mine, theirs = self._ends(sender, target, message.pc)
+        ref = None if sender.followed is None else message.id
+        held_before = 0 if ref is None else mine.buffer.held
         passed: list[CandidateInit] = []
         refused: ErrorCode | None = None
         for candidate in candidates:
-            verdict = mine.buffer.admit(candidate, now)
+            verdict = mine.buffer.admit(candidate, now, ref)
             if isinstance(verdict, CandidateInit):
                 passed.append(verdict)
             elif verdict is not None:
                 refused = refused or verdict
         if passed:
             self._relay_candidates(sender, target, message.pc, mine.number, passed)
+        if ref is not None and refused is None:
+            held = mine.buffer.held - held_before
+            self._receipts.gathered(
+                sender, target, ref, held, passed=bool(passed), empty=not candidates
+            )
         if message.negotiation is not None and message.negotiation == mine.incoming:
             # A candidate for the answer to n proves that offer n has been applied.
             theirs.buffer.applied(message.negotiation)
@@ -136,6 +158,8 @@ class Directed:
         theirs.buffer.applied(message.negotiation)
         stamp = _stamp(sender, message, message.negotiation)
         self._deliver(target, m.RelayedApplied(**stamp))
+        if sender.followed is not None:
+            self._receipts.relayed(sender, target, message.id)
         self._flush(target, sender, message.pc, theirs)
         return message.negotiation
 
@@ -145,6 +169,8 @@ class Directed:
         mine, _ = self._ends(sender, target, message.pc)
         stamp = _stamp(sender, message, mine.number)
         self._deliver(target, m.RelayedRenegotiate(reason=message.reason, **stamp))
+        if sender.followed is not None:
+            self._receipts.relayed(sender, target, message.id)
         return mine.number
 
     def state(self, sender: Session, target: Session, message: m.State, now: float) -> Outcome:
@@ -155,6 +181,8 @@ class Directed:
             **_stamp(sender, message, mine.number),
         )
         self._deliver(target, relayed)
+        if sender.followed is not None:
+            self._receipts.relayed(sender, target, message.id)
         if message.state == "connected":
             theirs.buffer.applied_once()
             self._flush(target, sender, message.pc, theirs)
@@ -171,7 +199,7 @@ class Directed:
         between = sum(peer == target.peer for peer, _ in sender.ends)
         return between < self._limits.peer_connections_per_pair
 
-    def part(self, leaving: Session, members: dict[str, Session]) -> None:
+    def part(self, leaving: Session, members: dict[str, Session], reason: str) -> None:
         """The session leaves its room: forget every negotiation it has, at both ends."""
         for (peer, pc), end in leaving.ends.items():
             end.buffer.clear("peer_left")
@@ -180,22 +208,61 @@ class Directed:
             other.ends.pop((leaving.peer, pc)).buffer.clear("peer_left")
             self._agenda.set((other.peer, leaving.peer, pc), None)
         leaving.ends.clear()
+        self._receipts.parted(leaving, members.values(), reason)
 
     def _ends(self, sender: Session, target: Session, pc: str) -> tuple[Negotiation, Negotiation]:
         mine = sender.ends.get((target.peer, pc))
         if mine is not None:
             return mine, target.ends[sender.peer, pc]
-        mine = sender.ends[target.peer, pc] = self._new_end(target)
-        theirs = target.ends[sender.peer, pc] = self._new_end(sender)
+        mine = sender.ends[target.peer, pc] = self._new_end(sender, target)
+        theirs = target.ends[sender.peer, pc] = self._new_end(target, sender)
         return mine, theirs
 
-    def _new_end(self, toward: Session) -> Negotiation:
-        return Negotiation(CandidateBuffer(self._limits, self._tally, gated=toward.gated))
+    def _new_end(self, owner: Session, toward: Session) -> Negotiation:
+        glare = Glare.PASSES
+        if self._arbitrates:
+            glare = Glare.YIELDS if is_polite(owner, toward) else Glare.WINS
+        return Negotiation(CandidateBuffer(self._limits, self._tally, gated=toward.gated), glare)
+
+    def _lost(self, sender: Session, target: Session, pc: str, end: Negotiation) -> Refusal:
+        """The polite one's offer came while the other's was outstanding."""
+        self._tally.glare += 1
+        self._flush(sender, target, pc, end)
+        why = _WHY[ErrorCode.GLARE]
+        return Refusal(ErrorCode.GLARE, why, winner_negotiation=end.incoming)
+
+    def _collide(self, target: Session, end: Negotiation, number: int) -> None:
+        """The offer arrives at its target's end; an offer of the target may be void by it."""
+        own, request = end.outgoing, end.request
+        arrival = end.receive_offer(number)
+        self._tally.glare += arrival is not Arrival.ALONE
+        if arrival is Arrival.WON:
+            why = _WHY[ErrorCode.GLARE]
+            lost = Refusal(ErrorCode.GLARE, why, negotiation=own, winner_negotiation=number)
+            self._answer(target, request, lost)
+
+    def _describe(
+        self,
+        sender: Session,
+        target: Session,
+        end: Negotiation,
+        number: int,
+        request: str | int | None,
+    ) -> None:
+        """Follow a description that has just been delivered."""
+        if sender.followed is not None:
+            self._receipts.relayed(sender, target, request)
+            self._receipts.described(sender, end, number, request)
 
     def _flush(self, sender: Session, target: Session, pc: str, end: Negotiation) -> None:
         released = end.buffer.release()
         if released:
             self._relay_candidates(sender, target, pc, end.number, released)
+        if end.buffer.fates:
+            fates, end.buffer.fates = end.buffer.fates, []
+            self._receipts.settle(sender, target, fates)
+        if end.followed is not None:
+            self._receipts.advance(sender, end)
         self._reschedule(sender, target, pc, end)
 
     def _reschedule(self, sender: Session, target: Session, pc: str, end: Negotiation) -> None:

@@ -13,6 +13,7 @@ from signal_server.core import inputs
 from signal_server.core.address_policy import AddressPolicy
 from signal_server.core.effects import Close, GrantIce, Send
 from signal_server.core.out import Out
+from signal_server.core.receipts import Receipts
 from signal_server.core.ringing import Ringing
 from signal_server.core.room import Session
 from signal_server.core.rooms import Rooms
@@ -31,10 +32,11 @@ ICE_RETRY_S = 10.0
 
 
 class Node(NamedTuple):
-    """What this node is called."""
+    """What this node tells its clients of itself."""
 
     name: str
     region: str
+    limits: dict[str, Any]
 
 
 class Lifecycle:
@@ -48,7 +50,7 @@ class Lifecycle:
         rooms: Rooms,
         ringing: Ringing,
         out: Out,
-        shown_limits: dict[str, Any],
+        receipts: Receipts,
     ) -> None:
         self.policies: dict[bool, AddressPolicy] = {}
         """By whether the token allows relay candidates only; set by the switchboard."""
@@ -60,10 +62,11 @@ class Lifecycle:
         self._rooms = rooms
         self._ringing = ringing
         self._out = out
-        self._shown_limits = shown_limits
+        self._receipts = receipts
 
     def opened(self, event: inputs.Opened, now: float) -> None:
         hello, ice, permit = event.hello, event.ice, event.admission.permit
+        former = self._sessions.former(event)
         session = self._sessions.begin(event, self.policies[permit.relay_only], now)
         welcome = m.Welcome(
             session=event.session,
@@ -73,7 +76,7 @@ class Lifecycle:
             node=self._node.name,
             region=self._node.region,
             ping_interval_s=self._limits.ping_interval_s,
-            limits=self._shown_limits,
+            limits=self._node.limits,
             ice_servers=ice.ice_servers if ice else None,
             ice_expires_at=ice.expires_at if ice else None,
         )
@@ -83,7 +86,9 @@ class Lifecycle:
             self._sessions.agenda.set((session.id, Due.ICE_REFRESH), refresh)
         refusal = None
         if hello.room is not None:
-            refusal = self._rooms.enter(session, hello.room, hello.data, now)
+            refusal = self._rooms.enter(session, hello.room, hello.data, now, former)
+        if former is not None:
+            self._replaced(former, now)
         self._out.answer(session, hello.id, refusal or m.Ok(id=0, room=hello.room))
         self._ringing.online(session, now, self._out.unix_ms)
 
@@ -99,10 +104,7 @@ class Lifecycle:
             self._out.tally.resumes["gap"] += 1
             gap = Refusal(ErrorCode.RESUME_GAP, "messages are lost; say hello without resume")
             self._out.refuse(event.connection, gap, event.request)
-            former = found.connection
-            self.end(found, "connection_lost", now)
-            if former is not None:
-                self._out.do(Close(former, CloseCode.SUPERSEDED, "superseded"))
+            self._replaced(found, now)
             return
         self._out.tally.resumes["resumed"] += 1
         was_lost = found.connection is None
@@ -110,13 +112,24 @@ class Lifecycle:
         former = self._sessions.attach(found, event, policy, now)
         if former is not None:
             self._out.do(Close(former, CloseCode.SUPERSEDED, "superseded"))
-        found.outbox.ack(last_seq)
+        self._acknowledge(found, last_seq)
         self._out.send(found, self._resumed_message(found, event, len(missed), now))
         for seq, payload in enumerate(missed, last_seq + 1):
             self._out.do(Send(event.connection, payload, seq))
         self._out.answer(found, event.request, m.Ok(id=0))
         if was_lost:
             self._rooms.show_connected(found, connected=True)
+
+    def _replaced(self, former: Session, now: float) -> None:
+        """The client will go on with another session, and nobody without one."""
+        connection = former.connection
+        self.end(former, "connection_lost", now)
+        if connection is not None:
+            self._out.do(Close(connection, CloseCode.SUPERSEDED, "superseded"))
+
+    def _acknowledge(self, session: Session, seq: int) -> None:
+        session.outbox.ack(seq)
+        self._receipts.acknowledged(session, seq)
 
     def _resumed_message(
         self, session: Session, event: inputs.Resumed, replayed: int, now: float
@@ -131,7 +144,7 @@ class Lifecycle:
             node=self._node.name,
             region=self._node.region,
             ping_interval_s=self._limits.ping_interval_s,
-            limits=self._shown_limits,
+            limits=self._node.limits,
             room=self._rooms.state(session),
             calls=self._ringing.calls.snapshot(session.peer, now),
         )
@@ -226,6 +239,7 @@ class Lifecycle:
             return
         grant = event.grant
         if grant is None:
+            session.ice_wish = (None, None)
             if event.request is None:
                 self._sessions.agenda.set((session.id, Due.ICE_REFRESH), now + ICE_RETRY_S)
             refusal = Refusal(ErrorCode.UNAVAILABLE, "no ICE servers can be granted now")
@@ -245,5 +259,6 @@ def _unheard(session: str) -> None:
 
 
 def _refresh_of(session: Session) -> GrantIce:
-    permit = session.permit
-    return GrantIce(session=session.id, account=permit.account, identity=permit.identity)
+    permit, (ttl, region) = session.permit, session.ice_wish
+    who = {"account": permit.account, "identity": permit.identity}
+    return GrantIce(session=session.id, ttl=ttl, region=region, **who)

@@ -3,11 +3,13 @@
 Each peer's side keeps its own table: which offers are outstanding in which direction, and the
 buffer of its own candidates for the other. Messages it sends pass the `send_*` methods, messages
 for it pass the `receive_*` methods, so two ends on two nodes need no shared state. Glare is passed
-through: roles decide it at the peers (webrtc-pc, perfect negotiation). It does not know sessions,
-rooms, encodings or sockets.
+through, and roles decide it at the peers (webrtc-pc, perfect negotiation); or each end decides it
+for itself from its fixed role. It does not know sessions, rooms, encodings or sockets.
 """
 
 from __future__ import annotations
+
+from enum import Enum, auto
 
 from signal_server.core.candidate_buffer import CandidateBuffer
 from signal_server.wire.codes import ErrorCode
@@ -17,17 +19,54 @@ NEGOTIATION_LEAP = 1_000_000
 """How far ahead of the last number a peer may number its own offer."""
 
 
+class Glare(Enum):
+    """What an end does when both have offered."""
+
+    PASSES = auto()
+    """Relays both."""
+    YIELDS = auto()
+    """Arbitrates; its peer is the polite one."""
+    WINS = auto()
+    """Arbitrates; its peer is the impolite one."""
+
+
+class Arrival(Enum):
+    """What the other's offer met."""
+
+    ALONE = auto()
+    COLLIDED = auto()
+    """An own outstanding offer, which stays."""
+    WON = auto()
+    """An own outstanding offer, which is void."""
+    LOST = auto()
+    """An own outstanding offer, for which it must not be delivered."""
+
+
 class Negotiation:
     """The sender's end toward one other peer."""
 
-    __slots__ = ("_answered", "buffer", "incoming", "number", "outgoing")
+    __slots__ = (
+        "_answered",
+        "_glare",
+        "buffer",
+        "followed",
+        "incoming",
+        "number",
+        "outgoing",
+        "request",
+    )
 
-    def __init__(self, buffer: CandidateBuffer) -> None:
+    def __init__(self, buffer: CandidateBuffer, glare: Glare = Glare.PASSES) -> None:
         self.buffer = buffer
+        self._glare = glare
         self.number = 0
         """Highest negotiation number seen in either direction."""
         self.outgoing: int | None = None
         """Own offer that has no final answer yet."""
+        self.request: str | int | None = None
+        """The request that made it."""
+        self.followed: list[tuple[int, str | int]] | None = None
+        """Own descriptions of which it is to be told that they were applied: number and `id`."""
         self.incoming: int | None = None
         """The other's offer that has no final answer yet."""
         self._answered = 0
@@ -41,6 +80,12 @@ class Negotiation:
             number = self.number + 1
         elif not self.number < number <= self.number + NEGOTIATION_LEAP:
             return ErrorCode.STALE_NEGOTIATION
+        if self.incoming is not None:
+            if self._glare is Glare.YIELDS:
+                self.buffer.disown(outline)
+                return ErrorCode.GLARE
+            if self._glare is Glare.WINS:
+                self._void(self.incoming)
         replaced, self.number, self.outgoing = self.outgoing, number, number
         self.buffer.describe(number, outline, now)
         if replaced is not None:
@@ -78,18 +123,20 @@ class Negotiation:
 
     # The other's messages -------------------------------------------------------------------
 
-    def receive_offer(self, number: int) -> bool:
-        """True when it collides with an own outstanding offer (glare).
-
-        Whoever offers anew is stable, so it has applied the last answer.
-        """
+    def receive_offer(self, number: int) -> Arrival:
+        """Whoever offers anew is stable, so it has applied the last answer."""
         if self._answered:
             self.buffer.applied(self._answered)
+        self.number = max(self.number, number)
+        arrival = Arrival.ALONE if self.outgoing is None else _ARRIVALS[self._glare]
+        if arrival is Arrival.LOST:
+            return arrival
+        if arrival is Arrival.WON and self.outgoing is not None:
+            self._void(self.outgoing)
         if self.incoming is not None:
             self.buffer.roll_back(self.incoming)
-        self.number = max(self.number, number)
         self.incoming = number
-        return self.outgoing is not None
+        return arrival
 
     def receive_answer(self, number: int, *, final: bool) -> None:
         """An answer proves that the own offer has been applied (createAnswer needs it).
@@ -117,3 +164,10 @@ class Negotiation:
             self.outgoing = None
         elif self.incoming == number:
             self.incoming = None
+
+
+_ARRIVALS = {
+    Glare.PASSES: Arrival.COLLIDED,
+    Glare.YIELDS: Arrival.WON,
+    Glare.WINS: Arrival.LOST,
+}

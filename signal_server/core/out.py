@@ -88,6 +88,8 @@ def _error(refusal: Refusal, request: str | int | None) -> m.Error:
         retryable=refusal.code.retryable,
         id=request,
         retry_after_ms=refusal.retry_after_ms,
+        negotiation=refusal.negotiation,
+        winner_negotiation=refusal.winner_negotiation,
     )
 
 

@@ -7,16 +7,13 @@ own and never starve an answer or a hangup. It is told the time and knows no ses
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from collections.abc import Hashable
 from enum import IntEnum
-from functools import lru_cache
 from typing import NamedTuple
 
 from signal_server.wire.rates import Rate, RateLimits
 
-_MAX_KEY_CHARS = 64
 _ROUNDING_S = 1e-5
 """Hundreds of sums on a clock of months: a burst of exactly the allowed size must pass."""
 _KEPT_FULL_S = 30.0
@@ -79,7 +76,7 @@ class RateKeys(NamedTuple):
     identity: Hashable | None = None
     """Of one account: identities never cross accounts."""
     address: Hashable | None = None
-    """As `address_key` gives it."""
+    """As `turn_broker.addresses` gives it."""
     room: Hashable | None = None
 
 
@@ -168,20 +165,3 @@ class RateLimiter:
     def tracked(self) -> dict[str, int]:
         """Keys remembered, by scope."""
         return {name: len(scope.rows) for name, scope in self._scopes.items()}
-
-
-@lru_cache(maxsize=4096)
-def address_key(address: str) -> str:
-    """What stands for one subscriber: an IPv4 address, or the /64 of an IPv6 one.
-
-    What is no IP address, such as a socket's path, stands for itself.
-    """
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:_MAX_KEY_CHARS]
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return f"{ipaddress.IPv6Address(int(parsed) >> 64 << 64)}/64"
-    return str(parsed)

@@ -5,6 +5,7 @@ Membership only; what members say to each other is the switchboard's and the neg
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from msgspec import UNSET, Raw, UnsetType
@@ -14,6 +15,21 @@ from signal_server.core.inputs import Permit
 from signal_server.core.negotiation import Negotiation
 from signal_server.core.outbox import Outbox
 from signal_server.core.rate_limit import RateKeys
+
+
+@dataclass(slots=True, eq=False)
+class Followed:
+    """A message of which its sender wants to know what becomes."""
+
+    peer: str
+    """The receiver."""
+    held: int = 0
+    """Its candidates that wait in the sender's buffer."""
+    has_passed: bool = True
+    """Something of it is in the receiver's log."""
+    is_description: bool = False
+    """It may still be applied."""
+    is_received: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +63,12 @@ class Session:
     """Own end of each negotiation, by (other peer, pc)."""
     replies: dict[str | int, bytes] = field(default_factory=dict)
     """Answers to the latest request ids, repeated instead of executed again."""
+    followed: dict[str | int, Followed] | None = None
+    """Own messages that are followed, by `id`; None without the feature `receipts`."""
+    awaited: deque[tuple[int, str, str | int]] | None = None
+    """Messages of the log whose acknowledgement somebody waits for: number, sender, `id`."""
+    ice_wish: tuple[int | None, str | None] = (None, None)
+    """Life (seconds) and region asked for in the latest `ice_servers`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +96,12 @@ class Room:
         session.room = None
         session.keys = session.keys._replace(room=None)
         self.revision += 1
+
+    def replace(self, former: Session, session: Session) -> None:
+        """One device under a new session: one change."""
+        self.remove(former)
+        self.add(session)
+        self.revision -= 1
 
     def others(self, session: Session) -> list[Session]:
         return [member for member in self.members.values() if member is not session]

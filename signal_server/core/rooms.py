@@ -45,10 +45,18 @@ class Rooms:
         self._epoch = epoch
 
     def enter(
-        self, session: Session, name: str, data: Raw | UnsetType, now: float
+        self,
+        session: Session,
+        name: str,
+        data: Raw | UnsetType,
+        now: float,
+        former: Session | None = None,
     ) -> Refusal | None:
-        """Move the session into the room and tell everybody; joining again refreshes."""
-        refusal = self._may_enter(session, name, data, now)
+        """Move the session into the room and tell everybody; joining again refreshes.
+
+        `former` is the session that it replaces, and whose place it takes if that was there.
+        """
+        refusal = self._may_enter(session, name, data, now, former)
         if refusal is not None:
             return refusal
         if session.room is not None and session.room.name == name:
@@ -59,7 +67,10 @@ class Rooms:
             return None
         self.leave(session, "moved")
         session.data = data.copy() if isinstance(data, Raw) else UNSET
-        self.admit(session, name)
+        if former is not None and former.room is not None and former.room.name == name:
+            self._replace(former, session, former.room)
+        else:
+            self.admit(session, name)
         return None
 
     def admit(self, session: Session, name: str) -> None:
@@ -81,12 +92,32 @@ class Rooms:
             self._deliver(member, joined)
         self._announce_peer("peer.joined", room, session, {})
 
+    def _replace(self, former: Session, session: Session, room: Room) -> None:
+        """Nothing that was meant for the former session reaches the new one."""
+        self._directed.part(former, room.members, "replaced")
+        room.replace(former, session)
+        self._tally.joins += 1
+        self._snapshot(session, room)
+        for member in room.others(session):
+            replaced = m.PeerReplaced(
+                peer=session.peer,
+                replaced=former.peer,
+                identity=session.permit.identity,
+                revision=room.revision,
+                polite=is_polite(member, session),
+                name=session.permit.name,
+                data=session.data,
+            )
+            self._deliver(member, replaced)
+        self._announce_peer("peer.left", room, former, {"reason": "replaced"})
+        self._announce_peer("peer.joined", room, session, {})
+
     def leave(self, session: Session, reason: str) -> None:
         """Take the session out of its room, if it is in one."""
         room = session.room
         if room is None:
             return
-        self._directed.part(session, room.members)
+        self._directed.part(session, room.members, reason)
         room.remove(session)
         if not room.members:
             del self.by_name[room.account, room.name]
@@ -161,7 +192,12 @@ class Rooms:
         self._announce(Announce(kind=kind, account=room.account, room=room.name, data=data))
 
     def _may_enter(
-        self, session: Session, name: str, data: Raw | UnsetType, now: float
+        self,
+        session: Session,
+        name: str,
+        data: Raw | UnsetType,
+        now: float,
+        former: Session | None,
     ) -> Refusal | None:
         permit, limits = session.permit, self._limits
         if self._bans.holds(permit.account, name, permit.identity, now):
@@ -174,7 +210,9 @@ class Rooms:
         if room is None:
             if len(self.by_name) >= limits.rooms_per_node:
                 return Refusal(ErrorCode.LIMIT_EXCEEDED, "too many rooms on this node")
-        elif len(room.members) >= limits.peers_per_room and session.room is not room:
+        elif len(room.members) >= limits.peers_per_room and not (
+            session.room is room or (former is not None and former.room is room)
+        ):
             return Refusal(ErrorCode.ROOM_FULL, f"the room holds {limits.peers_per_room} peers")
         return None
 

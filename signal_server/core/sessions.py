@@ -21,6 +21,7 @@ from signal_server.core.room import Session
 from signal_server.wire.codec import Refusal
 from signal_server.wire.codes import ErrorCode
 from signal_server.wire.limits import Limits
+from signal_server.wire.messages import Former, Resume
 
 TOKEN_WARNING_S = 60.0
 """How long before its token expires a session is told."""
@@ -64,6 +65,7 @@ class Sessions:
                 address=admission.address or None,
             ),
             policy=policy,
+            followed={} if "receipts" in event.hello.features else None,
         )
         self.by_id[session.id] = session
         self.by_connection[event.connection] = session
@@ -72,16 +74,26 @@ class Sessions:
 
     def find(self, event: inputs.Resumed) -> Session | Refusal:
         """The session to resume; an unknown one and a wrong secret get the same answer."""
-        session = self.by_id.get(event.resume.session)
-        given = _hash(event.resume.secret)
-        expected = (session.secret_hash, session.former_hash) if session is not None else _NOBODY
-        # `|`, not `or`: both are compared, so time tells nothing.
-        is_right = hmac.compare_digest(given, expected[0]) | hmac.compare_digest(given, expected[1])
-        permit = event.admission.permit
-        if session is None or not is_right or session.permit.who != permit.who:
+        session = self._shown(event.resume, event.admission.permit)
+        if session is None:
             message = "that session is over; say hello without resume"
             return Refusal(ErrorCode.RESUME_EXPIRED, message)
         return session
+
+    def former(self, event: inputs.Opened) -> Session | None:
+        """The session that this hello replaces, if it may."""
+        former = event.hello.replaces
+        return None if former is None else self._shown(former, event.admission.permit)
+
+    def _shown(self, named: Former | Resume, permit: inputs.Permit) -> Session | None:
+        """The session whose secret is shown by its own identity."""
+        session = self.by_id.get(named.session)
+        given = _hash(named.secret)
+        expected = (session.secret_hash, session.former_hash) if session is not None else _NOBODY
+        # `|`, not `or`: both are compared, so time tells nothing.
+        is_right = hmac.compare_digest(given, expected[0]) | hmac.compare_digest(given, expected[1])
+        is_theirs = session is not None and is_right and session.permit.who == permit.who
+        return session if is_theirs else None
 
     def attach(
         self, session: Session, event: inputs.Resumed, policy: AddressPolicy, now: float

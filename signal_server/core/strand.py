@@ -43,6 +43,8 @@ class Held:
     expires_at: float
     ends: frozenset[str]
     """Ufrags that it ends, where it is an end-of-candidates."""
+    ref: str | int | None = None
+    """The request that brought it, where its sender wants receipts."""
 
 
 def key_of(candidate: CandidateInit) -> int:

@@ -10,49 +10,28 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from signal_server.core import inputs
 from signal_server.core.actions import Action, Actions
 from signal_server.core.address_policy import AddressPolicy
-from signal_server.core.call import CallLimits
 from signal_server.core.deadlines import Deadlines
 from signal_server.core.directed import Directed, EndKey
 from signal_server.core.effects import Close, Effect, Send
 from signal_server.core.lifecycle import Lifecycle, Node
 from signal_server.core.out import TAGS, Out
 from signal_server.core.rate_limit import RateLimiter
+from signal_server.core.receipts import Receipts
 from signal_server.core.ringing import Ringing
 from signal_server.core.room import Session
 from signal_server.core.rooms import Rooms
+from signal_server.core.rules import Rules
 from signal_server.core.sessions import Sessions
 from signal_server.core.tally import Tally
 from signal_server.wire import messages as m
 from signal_server.wire.codec import Refusal
 from signal_server.wire.codes import CloseCode, ErrorCode
-from signal_server.wire.limits import Limits
-from signal_server.wire.rates import RateLimits
 
 REFUSALS_BEFORE_CLOSE = 500
 """Rate-limited messages in a row, after which the connection is closed with 4029."""
-
-
-class AddressRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[addresses]`: what of peers' addresses the relay removes for everybody."""
-
-    strip_private: bool = False
-    """Candidates that point into somebody's own network."""
-    strip_mdns: bool = False
-    """The `.local` names of browsers."""
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything an operator may change about the core."""
-
-    limits: Limits = Limits()
-    rates: RateLimits = RateLimits()
-    calls: CallLimits = CallLimits()
-    addresses: AddressRules = AddressRules()
 
 
 class Switchboard:
@@ -66,14 +45,24 @@ class Switchboard:
         self.rates = RateLimiter(rules.rates)
         self._out = out = Out(self.tally, limits.remembered_requests)
         self._end_agenda: Deadlines[EndKey] = Deadlines()
-        directed = Directed(limits, self.tally, self._end_agenda, out.deliver)
+        receipts = Receipts(limits.receipts_per_session, out.deliver, self._session)
+        arbitrates = rules.negotiation.glare == "arbitrate"
+        directed = Directed(
+            limits, self.tally, self._end_agenda, out, receipts, arbitrates=arbitrates
+        )
         rooms = Rooms(limits, self.tally, directed, out.deliver, out.do, epoch)
         self.rooms = rooms.by_name
         self._ringing = Ringing(rules.calls, rooms, out.deliver, out.do, limits.data_bytes)
         self.calls = self._ringing.calls
         self._agendas = (self._end_agenda, self.sessions.agenda, self.calls.agenda)
         self._lifecycle = Lifecycle(
-            Node(node, region), limits, self.sessions, rooms, self._ringing, out, _shown(rules)
+            Node(node, region, _shown(rules)),
+            limits,
+            self.sessions,
+            rooms,
+            self._ringing,
+            out,
+            receipts,
         )
         self._lifecycle.on_end = self.rates.forget
         for relay_only in (False, True):
@@ -84,7 +73,8 @@ class Switchboard:
                 dropped=self.tally.candidates_dropped,
             )
         self._directed = directed
-        actions = Actions(rooms, directed, self._ringing, out, self._lifecycle.end)
+        self._receipts = receipts
+        actions = Actions(rooms, directed, self._ringing, out, receipts, self._lifecycle.end)
         self._ringing.relay_early = actions.relay_early
         self._actions: dict[type, Action] = actions.table()
 
@@ -130,7 +120,7 @@ class Switchboard:
 
     @property
     def has_new_deadline(self) -> bool:
-        """Something was put on an agenda since `next_deadline` was asked."""
+        """`next_deadline` may have come nearer since it was asked."""
         ends, sessions, calls = self._agendas
         return ends.is_new or sessions.is_new or calls.is_new
 
@@ -152,13 +142,16 @@ class Switchboard:
         session = self.sessions.by_connection.get(connection)
         return None if session is None else session.outbox.since(after)
 
+    def _session(self, peer: str) -> Session | None:
+        return self._ringing.session(peer)
+
     def _received(self, event: inputs.Received, now: float) -> None:
         session = self.sessions.by_connection.get(event.connection)
         if session is None:
             return
         message = event.message
-        if message.ack is not None:
-            session.outbox.ack(message.ack)
+        if message.ack is not None and session.outbox.ack(message.ack) and session.awaited:
+            self._receipts.acknowledged(session, message.ack)
         request = message.id
         if request is not None and request in session.replies:
             self._out.do(Send(event.connection, session.replies[request]))

@@ -26,6 +26,8 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
     id: str | int | None = None
     retry_after_ms: int | None = None
+    negotiation: int | None = None
+    winner_negotiation: int | None = None
 
 
 class _Head(msgspec.Struct):

@@ -41,6 +41,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Unsent bytes of one connection before it is a slow consumer."""
     remembered_requests: int = 256
     """Request ids per session whose answers are repeated instead of executed again."""
+    receipts_per_session: int = 256
+    """Messages of one session followed at a time (feature `receipts`); the oldest give way."""
     hello_timeout_s: float = 10.0
     handshake_timeout_s: float = 10.0
     ping_interval_s: float = 10.0

@@ -25,6 +25,7 @@ from signal_server.wire.call_messages import (
     CallSnapshot,
 )
 from signal_server.wire.candidate import CandidateInit
+from signal_server.wire.receipts import Receipt
 
 PROTOCOL = "parley.v1.json"
 """WebSocket subprotocol."""
@@ -38,6 +39,13 @@ PeerConnectionState = Literal[
     "new", "connecting", "connected", "disconnected", "failed", "closed"
 ]  # W3C RTCPeerConnectionState
 CandidateType = Literal["host", "srflx", "prflx", "relay"]
+
+
+class Former(Struct, gc=False):
+    """The session that a new one of the same device replaces."""
+
+    session: Annotated[str, Meta(max_length=64)]
+    secret: Annotated[str, Meta(max_length=128)]
 
 
 class Resume(Struct, gc=False):
@@ -55,6 +63,8 @@ class Hello(Request, tag="hello", kw_only=True):
     room: RoomName | None = None
     data: Raw | UnsetType = UNSET
     resume: Resume | None = None
+    replaces: Former | None = None
+    """Ignored beside `resume`, and when that session is over or the secret is wrong."""
     features: Annotated[list[str], Meta(max_length=16)] = msgspec.field(default_factory=list)
 
 
@@ -74,19 +84,21 @@ class Directed(Request, kw_only=True, gc=False):
     pc: PcName = DEFAULT_PC
 
 
-class Offer(Directed, tag="offer", kw_only=True):
+class Description(Directed, kw_only=True):
     sdp: str
     negotiation: NegotiationNumber | None = None
 
 
-class Answer(Directed, tag="answer", kw_only=True):
-    sdp: str
-    negotiation: NegotiationNumber | None = None
+class Offer(Description, tag="offer", kw_only=True):
+    pass
 
 
-class Pranswer(Directed, tag="pranswer", kw_only=True):
-    sdp: str
-    negotiation: NegotiationNumber | None = None
+class Answer(Description, tag="answer", kw_only=True):
+    pass
+
+
+class Pranswer(Description, tag="pranswer", kw_only=True):
+    pass
 
 
 class Rollback(Directed, tag="rollback", kw_only=True):
@@ -253,6 +265,10 @@ class Error(Reply, tag="error", kw_only=True):
     retryable: bool = False
     id: str | int | None = None
     retry_after_ms: int | None = None
+    negotiation: int | None = None
+    """The offer that lost (`glare`), where it had been relayed."""
+    winner_negotiation: int | None = None
+    """The offer that won (`glare`)."""
 
 
 class Pong(Reply, tag="pong", kw_only=True):
@@ -288,6 +304,18 @@ class PeerLeft(Numbered, tag="peer_left", kw_only=True):
     identity: str
     revision: int
     reason: str
+
+
+class PeerReplaced(Numbered, tag="peer_replaced", kw_only=True):
+    """The same device under a new session: `replaced` has left, `peer` has joined."""
+
+    peer: str
+    replaced: str
+    identity: str
+    revision: int
+    polite: bool
+    name: str | None = None
+    data: Raw | UnsetType = UNSET
 
 
 class PeerUpdated(Numbered, tag="peer_updated", kw_only=True):
@@ -361,28 +389,12 @@ class GoAway(Numbered, tag="go_away", kw_only=True):
     deadline_ms: int
 
 
+_ROOM = (RoomSnapshot, PeerJoined, PeerLeft, PeerReplaced, PeerUpdated)
+_SDP = (RelayedOffer, RelayedAnswer, RelayedPranswer, RelayedRollback)
+_PAIR = (RelayedCandidates, RelayedApplied, RelayedRenegotiate, RelayedState, RelayedMessage)
+_SESSION = (Welcome, Resumed, Ok, Error, Pong, IceServers, TokenExpiring, GoAway, Receipt)
 SERVER_MESSAGES: tuple[type[Struct], ...] = (
-    Welcome,
-    Resumed,
-    Ok,
-    Error,
-    Pong,
-    RoomSnapshot,
-    PeerJoined,
-    PeerLeft,
-    PeerUpdated,
-    RelayedOffer,
-    RelayedAnswer,
-    RelayedPranswer,
-    RelayedRollback,
-    RelayedCandidates,
-    RelayedApplied,
-    RelayedRenegotiate,
-    RelayedState,
-    RelayedMessage,
-    IceServers,
-    TokenExpiring,
-    GoAway,
+    *(*_SESSION, *_ROOM, *_SDP, *_PAIR),
     *CALL_SERVER_MESSAGES,
 )
 """Every server message type, for documentation and tests."""

@@ -3,7 +3,7 @@
 The oracle writes down what was sent and what arrived, and recomputes from that record, slowly, what
 was allowed to arrive and what had to. It shares no code with the core.
 
-More steps: PARLEY_LONG=1 pytest tests/model
+More steps: PARLEY_LONG=1 pytest --timeout=0 tests/model
 """
 
 from __future__ import annotations
@@ -21,13 +21,23 @@ from switchboard_driver import Client, Driver, sdp
 
 GATE_S, EARLY_S = 10.0, 45.0
 PER_GENERATION, OPEN_GENERATIONS = 12, 2
+LIMITS: dict[str, Any] = {
+    "candidates_per_generation": PER_GENERATION,
+    "open_generations": OPEN_GENERATIONS,
+    "early_ttl_s": EARLY_S,
+    "gate_timeout_s": GATE_S,
+    "peer_connections_per_pair": 3,
+}
 WILD = "wild"
 """A peer connection whose descriptions are encrypted."""
 
-settings.register_profile("relay", max_examples=50, stateful_step_count=40)
+# The same histories on every run: new ones are looked for by the long run.
+settings.register_profile("relay", max_examples=100, stateful_step_count=40, derandomize=True)
 settings.register_profile("relay-long", max_examples=2500, stateful_step_count=60)
 PROFILE = settings.get_profile("relay-long" if os.environ.get("PARLEY_LONG") else "relay")
 
+DESCRIPTIONS = ("offer", "answer", "pranswer")
+STAGES = ["relayed", "received", "applied", "expired", "dropped"]
 Section = tuple[str, str]
 """Mid and ufrag."""
 
@@ -61,6 +71,31 @@ class Item:
     """The sender's latest negotiation when it was sent."""
     bound: str | None = None
     """The ufrag it counts for, once that is certain."""
+    seq: int = 0
+    """Of the message that brought it to the receiver."""
+    owners: set[str] = field(default_factory=set)
+    """Ufrags that it has counted for on the way, having none itself."""
+
+
+@dataclass
+class Letter:
+    """A request to one peer, answered `ok`, of which its sender wants to know what becomes."""
+
+    ref: int
+    kind: str
+    sender: int
+    receiver: int
+    pc: str
+    number: int
+    """Its negotiation."""
+    seq: int
+    """Its number in the receiver's log; 0 for candidates, which may be held."""
+    items: list[Item] = field(default_factory=list)
+    told: list[tuple[str, str | None]] = field(default_factory=list)
+
+    @property
+    def stages(self) -> list[str]:
+        return [stage for stage, _ in self.told]
 
 
 @dataclass
@@ -79,6 +114,8 @@ class Link:
     timed_out: int = 0
     """Highest negotiation whose gate has ever been overdue."""
     outgoing: int | None = None
+    request: int = 0
+    """The request that made the outstanding offer."""
     answered: int = 0
     sent: list[Item] = field(default_factory=list)
     pending: list[Item] = field(default_factory=list)
@@ -154,6 +191,8 @@ class Link:
         """One without ufrag belongs for good to the first description of its section."""
         for item in items:
             owner = self.owner(item)
+            if owner:
+                item.owners.add(owner)
             if owner and (item.mid is None or self.since((item.mid, owner)) is not None):
                 item.bound = owner
                 if not item.line and item.ufrag is None:
@@ -197,7 +236,7 @@ class Link:
         return any(
             end.order < item.order
             and not end.line
-            and self.owner(item) in end.ufrags
+            and bool({self.owner(item), *item.owners} & end.ufrags)
             and end.mid in (None, item.mid)
             for end in self.sent
         )
@@ -222,13 +261,7 @@ class Relay(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.driver = Driver(
-            candidates_per_generation=PER_GENERATION,
-            open_generations=OPEN_GENERATIONS,
-            early_ttl_s=EARLY_S,
-            gate_timeout_s=GATE_S,
-            peer_connections_per_pair=3,
-        )
+        self.driver = Driver(**LIMITS)
         self.slots: list[Client | None] = [None] * 4
         self.rooms: dict[int, tuple[str, str]] = {}
         self.gated: dict[int, bool] = {}
@@ -238,6 +271,12 @@ class Relay(RuleBasedStateMachine):
         self.items_sent = 0
         self.items_out = 0
         self.numbers: Counter[tuple[object, ...]] = Counter()
+        self.arbitrates = False
+        self.ranks: dict[int, int] = {}
+        """When each came into its room: the later one of a pair is polite."""
+        self.followed: set[int] = set()
+        self.letters: dict[tuple[int, int], Letter] = {}
+        self.acked: Counter[int] = Counter()
 
     # The record -----------------------------------------------------------------------------
 
@@ -264,7 +303,19 @@ class Relay(RuleBasedStateMachine):
         answers = [m for m in client.inbox if m.get("id") == self.orders]
         assert len(answers) == 1, answers
         client.inbox.remove(answers[0])
+        if client.connection in self.followed and "to" in fields and answers[0]["type"] == "ok":
+            self.post(client, kind, answers[0].get("negotiation", 0), **fields)
         return answers[0]
+
+    def post(self, client: Client, kind: str, number: int, *, to: str, pc: str, **_: Any) -> None:
+        """Its sender wants to know what becomes of it."""
+        receiver = int(to[1:])
+        seq = 0
+        if kind != "candidate":
+            inbox = self.driver.clients[receiver].inbox
+            seq = next(m["seq"] for m in inbox if m["type"] == kind and m["from"] == client.peer)
+        letter = Letter(self.orders, kind, client.connection, receiver, pc, number, seq)
+        self.letters[client.connection, self.orders] = letter
 
     def read(self) -> None:
         """Read every inbox, message by message."""
@@ -273,6 +324,10 @@ class Relay(RuleBasedStateMachine):
                 if "seq" in message:
                     self.seqs[client.connection] += 1
                     assert message["seq"] == self.seqs[client.connection], "a hole"
+                if message["type"] == "receipt":
+                    letter = self.letters.get((client.connection, message["ref"]))
+                    if letter is not None:
+                        letter.told.append((message["stage"], message.get("reason")))
                 sender = message.get("from")
                 if sender is not None:
                     self.relayed(client, message, int(sender[1:]))
@@ -287,10 +342,13 @@ class Relay(RuleBasedStateMachine):
             link.arrived |= set(link.alive[message["negotiation"]].sections)
         for init in message.get("candidates", ()):
             self.items_out += 1
-            self.arrived(link, init)
+            self.arrived(link, init, message["seq"])
 
-    def arrived(self, link: Link, init: dict[str, Any]) -> None:
+    def arrived(self, link: Link, init: dict[str, Any], seq: int) -> None:
         item = self.origin(link, init)
+        item.seq = seq
+        if not item.line and init["usernameFragment"]:
+            item.ufrags = frozenset({init["usernameFragment"]})
         latest = link.latest()
         assert latest is not None, "before any description"
         for earlier in link.out:
@@ -321,13 +379,21 @@ class Relay(RuleBasedStateMachine):
     def origin(self, link: Link, init: dict[str, Any]) -> Item:
         """What was sent of this; it may arrive once only."""
         line, mid, named = init["candidate"], init["sdpMid"], init["usernameFragment"]
-        for item in link.pending + link.unclaimed:
+        # Of two ends without ufrag the one is meant that need not wait.
+        waiting = [i for i in link.pending if not i.line and self.must_wait(link, i)]
+        free = [i for i in link.pending if not any(i is other for other in waiting)]
+        for item in free + waiting + link.unclaimed:
             own = item.ufrag
             matches = own == named or (not line and own is None and named == link.owner(item))
             if (item.line, item.mid) == (line, mid) and (matches or link.pc == WILD):
                 (link.pending if item in link.pending else link.unclaimed).remove(item)
                 return item
         raise AssertionError(f"invented or repeated: {init}")
+
+    def must_wait(self, link: Link, end: Item) -> bool:
+        """A candidate that it covers is still held."""
+        earlier = [item for item in link.pending if item.line and item.order < end.order]
+        return any(self.covers(link, end, item) and not link.was_ended(item) for item in earlier)
 
     def covers(self, link: Link, end: Item, item: Item) -> bool:
         """Whether this end-of-candidates is one for that candidate."""
@@ -345,29 +411,46 @@ class Relay(RuleBasedStateMachine):
 
     # Peers ----------------------------------------------------------------------------------
 
-    @initialize(gated=st.tuples(st.booleans(), st.booleans()))
-    def two_peers(self, gated: tuple[bool, bool]) -> None:
+    @initialize(
+        gated=st.tuples(st.booleans(), st.booleans()),
+        arbitrates=st.booleans(),
+        receipts=st.tuples(st.booleans(), st.booleans()),
+    )
+    def two_peers(
+        self, gated: tuple[bool, bool], arbitrates: bool, receipts: tuple[bool, bool]
+    ) -> None:
+        if arbitrates:
+            self.arbitrates = True
+            self.driver = Driver(glare="arbitrate", **LIMITS)
         for slot in (0, 1):
-            self.connect(slot, "AC1", "r", gated[slot])
+            self.connect(slot, "AC1", "r", gated[slot], receipts[slot])
 
     @rule(
         slot=st.integers(0, 3),
         account=st.sampled_from(["AC1"] * 5 + ["AC2"]),
         room=st.sampled_from(["r"] * 5 + ["s", None]),
         gated=st.booleans(),
+        receipts=st.booleans(),
     )
-    def arrive(self, slot: int, account: str, room: str | None, gated: bool) -> None:
+    def arrive(
+        self, slot: int, account: str, room: str | None, gated: bool, receipts: bool
+    ) -> None:
         if self.slots[slot] is None:
-            self.connect(slot, account, room, gated)
+            self.connect(slot, account, room, gated, receipts)
         elif room is not None:
             self.depart(slot, f"join {room}")
 
-    def connect(self, slot: int, account: str, room: str | None, gated: bool) -> None:
+    def connect(
+        self, slot: int, account: str, room: str | None, gated: bool, receipts: bool
+    ) -> None:
         connection = len(self.driver.clients) + 1
         self.gated[connection] = gated
         if room is not None:
             self.rooms[connection] = (account, room)
-        features = ["gated"] if gated else []
+            self.ranks[connection] = len(self.ranks) + self.orders + 1
+        if receipts:
+            self.followed.add(connection)
+        features = ["gated"] * gated + ["receipts"] * receipts
         self.slots[slot] = self.driver.connect(room, account=account, features=features)
 
     @rule(
@@ -395,6 +478,7 @@ class Relay(RuleBasedStateMachine):
             del self.numbers[key]
         if verb == "join":
             self.rooms[client.connection] = (client.account, room)
+            self.ranks[client.connection] = len(self.ranks) + self.orders + 1
             assert self.request(client, "join", room=room)["type"] == "ok"
         elif verb == "leave":
             assert (self.request(client, "leave")["type"] == "ok") is (here is not None)
@@ -403,6 +487,14 @@ class Relay(RuleBasedStateMachine):
                 self.request(client, "bye")
             self.slots[slot] = None
             client.disconnect()
+        self.read()
+        for key, letter in list(self.letters.items()):
+            if client.connection in (letter.sender, letter.receiver):
+                del self.letters[key]
+                # The un-numbered answer to bye is the last that the leaver hears.
+                is_heard = letter.sender != client.connection or verb in ("join", "leave")
+                assert letter.told or not is_heard, letter
+                assert not is_heard or letter.stages[-1] != "relayed", letter
 
     # Negotiations ---------------------------------------------------------------------------
 
@@ -430,10 +522,18 @@ class Relay(RuleBasedStateMachine):
             return
         one, other = found
         mine, theirs = self.link(one, other, pc), self.link(other, one, pc)
-        text, sections = self.text(mine, fresh, mids)
         key = (*sorted((one.connection, other.connection)), pc)
         number = self.numbers[key] + 1
+        lost = theirs.outgoing if self.arbitrates else None
+        if lost is not None and self.ranks[one.connection] > self.ranks[other.connection]:
+            self.lose(one, other, mine, fresh, mids, lost)
+            return
+        mine.void(lost)
+        text, sections = self.text(mine, fresh, mids)
         self.numbers[key] = number
+        if lost is not None:
+            theirs.void(lost)
+            theirs.outgoing = None
         mine.describe(Description(number, sections, self.driver.now))
         mine.void(mine.outgoing)
         mine.outgoing = number
@@ -442,8 +542,32 @@ class Relay(RuleBasedStateMachine):
             if pranswered not in (theirs.settled, theirs.outgoing):
                 theirs.void(pranswered)
         wish = {"negotiation": number} if numbered else {}
+        before = [m for m in other.inbox if m["type"] == "error"]
         answer = self.request(one, "offer", to=other.peer, pc=pc, sdp=text, **wish)
         assert answer.get("negotiation") == number, answer
+        mine.request = self.orders
+        errors = [m for m in other.inbox if m["type"] == "error"]
+        assert len(errors) - len(before) == (lost is not None)
+        if lost is not None:
+            found_out = [errors[-1].get(name) for name in ("code", "id", "negotiation")]
+            assert found_out == ["glare", theirs.request, lost]
+            assert errors[-1]["winner_negotiation"] == number
+            kinds = [m["type"] for m in other.inbox]
+            assert kinds.index("error") < len(kinds) - 1 - kinds[::-1].index("offer")
+
+    def lose(
+        self, one: Client, other: Client, link: Link, fresh: bool, mids: int, winner: int
+    ) -> None:
+        """The polite one's offer is not relayed; ufrags that only it names are history."""
+        text, sections = self.text(link, fresh, mids)
+        link.bury({ufrag for _, ufrag in sections} - link.ufrags(), link.owners())
+        before = len(other.inbox)
+        answer = self.request(one, "offer", to=other.peer, pc=link.pc, sdp=text)
+        assert (answer.get("code"), answer.get("winner_negotiation")) == ("glare", winner)
+        assert [m["type"] for m in other.inbox[before:]] in (
+            [],
+            ["receipt"] * (len(other.inbox) - before),
+        )
 
     @rule(
         **PAIRS,
@@ -563,6 +687,11 @@ class Relay(RuleBasedStateMachine):
         self.items_sent += 1
         init = _init(old)
         answer = self.request(found[0], "candidate", to=found[1].peer, pc=pc, candidate=init)
+        letter = self.letters.pop((found[0].connection, self.orders), None)
+        if letter is not None:
+            receipts = [m for m in found[0].inbox if m.get("ref") == letter.ref]
+            outcome = [(m["stage"], m["reason"]) for m in receipts]
+            assert outcome == [("dropped", "duplicate")], outcome
         if answer["type"] == "error":
             assert answer["code"] == "stale_generation", answer
             assert old.ufrag in link.retired
@@ -625,6 +754,8 @@ class Relay(RuleBasedStateMachine):
         link.pending += items
         link.sent += items
         answer = self.request(one, "candidate", to=other.peer, pc=link.pc, **content, **wish)
+        if (letter := self.letters.get((one.connection, self.orders))) is not None:
+            letter.items = items
         dropped = Counter(self.driver.board.tally.candidates_dropped) - before
         reasons = set(dropped)
         assert reasons <= {"duplicate"} or answer["type"] == "error", (answer, dropped)
@@ -709,13 +840,21 @@ class Relay(RuleBasedStateMachine):
         one, other = found
         self.link(one, other, pc)
         link = self.link(other, one, pc)
-        if state == "connected" and link.gated and not link.evidence and link.alive:
+        if state == "connected" and not link.evidence and link.alive:
             link.evidence = min(link.alive)
         assert self.request(one, "state", to=other.peer, pc=pc, state=state)["type"] == "ok"
 
     @rule(seconds=st.sampled_from([0.5, 4.0, 10.0, 46.0]))
     def time(self, seconds: float) -> None:
         self.driver.pass_time(seconds)
+
+    @rule(slot=st.integers(0, 3), back=st.sampled_from([0, 0, 1, 5]))
+    def acknowledge(self, slot: int, back: int) -> None:
+        client = self.slots[slot]
+        if client is not None:
+            seq = max(self.acked[client.connection], self.seqs[client.connection] - back)
+            self.acked[client.connection] = seq
+            assert self.request(client, "ack", seq=seq)["type"] == "ok"
 
     def to_nobody(self, ab: tuple[int, int], kind: str, **fields: Any) -> None:
         one, other = (self.slots[slot] for slot in ab)
@@ -733,6 +872,7 @@ class Relay(RuleBasedStateMachine):
             link.forget_expired(self.driver.now)
         self.read()
         self.nothing_is_forgotten()
+        self.every_letter_is_accounted_for()
         self.every_candidate_is_accounted_for()
         self.levels_are_true_and_bounded()
         self.everything_held_has_a_deadline()
@@ -746,6 +886,44 @@ class Relay(RuleBasedStateMachine):
                 is_free = link.is_free(item, self.driver.now)
                 assert is_free is not True, f"stuck: {item} in {link}"
 
+    def every_letter_is_accounted_for(self) -> None:
+        for letter in self.letters.values():
+            stages = letter.stages
+            assert len(set(stages)) == len(stages), letter
+            assert stages == sorted(stages, key=STAGES.index), letter
+            assert not {"expired", "dropped"} & set(stages[:-1]), letter
+            link = self.links.get((letter.sender, letter.receiver, letter.pc))
+            assert link is not None
+            if letter.kind == "candidate":
+                self.check_candidates(letter, link)
+                continue
+            is_applied = letter.kind in DESCRIPTIONS and letter.number <= link.evidence
+            assert stages[0] == "relayed", letter
+            assert ("applied" in stages) <= is_applied, letter
+            if is_applied and letter.number in link.alive:
+                assert "applied" in stages, (letter, link)
+            is_received = self.acked[letter.receiver] >= letter.seq
+            assert ("received" in stages) <= is_received, letter
+            if is_received:
+                assert stages[-1] in ("received", "applied"), letter
+
+    def check_candidates(self, letter: Letter, link: Link) -> None:
+        session = self.driver.board.sessions.by_connection[letter.sender]
+        buffer = session.ends[f"p{letter.receiver}", letter.pc].buffer
+        is_held = any(held.ref == letter.ref for held in buffer._held)
+        seqs = [item.seq for item in letter.items]
+        stages = letter.stages
+        if is_held:
+            assert stages in ([], ["expired"], ["dropped"]), letter
+        elif all(seqs):
+            assert stages[0] == "relayed", letter
+            is_received = self.acked[letter.receiver] >= max(seqs)
+            assert ("received" in stages) is is_received, letter
+        elif not any(seqs):
+            assert stages in (["expired"], ["dropped"]), letter
+        else:
+            assert stages, letter
+
     def every_candidate_is_accounted_for(self) -> None:
         tally = self.driver.board.tally
         dropped = sum(tally.candidates_dropped.values())
@@ -758,7 +936,7 @@ class Relay(RuleBasedStateMachine):
         assert board.tally.candidates_held == sum(buffer.held for buffer in buffers)
         assert board.tally.held_bytes == sum(i.size for b in buffers for i in b._held)
         for buffer in buffers:
-            assert len(buffer._gates) <= 3
+            assert len(buffer.gate) <= 3
             assert len(buffer._strands) <= 3 * 3 + OPEN_GENERATIONS + 16
             names = buffer._descriptions.names
             early = [u for u, s in buffer._strands.items() if u not in names and s.held]

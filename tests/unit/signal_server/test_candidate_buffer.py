@@ -431,7 +431,7 @@ class TestGate:
         bench = Bench(gated=True)
         for _ in range(100):
             bench.describe(1, "0:u")
-        assert len(bench.buffer._gates) == 1
+        assert len(bench.buffer.gate) == 1
 
 
 class TestLimits:

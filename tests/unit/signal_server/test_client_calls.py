@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
@@ -162,3 +163,44 @@ async def test_client_calls_end_with_the_session(calls: Calls) -> None:
     call = ring(calls)
     calls.lost()
     assert (await call.ended()).reason == "unreachable"
+
+
+def shown(call: str, state: str, role: Literal["caller", "callee"]) -> c.CallSnapshot:
+    peers = [c.CallPeer(peer="them", identity="other", state="ringing")]
+    return c.CallSnapshot(call=call, state=state, role=role, peers=peers, room=call, media=MEDIA)
+
+
+async def test_client_calls_are_what_a_resumed_session_shows(calls: Calls, server: Server) -> None:
+    calls.take(invited("c2"))
+    known = calls.live["c2"]
+    snapshots = [shown("c2", "invited", "callee"), shown("c3", "active", "callee")]
+    snapshots += [shown("c4", "active", "caller"), shown("c5", "invited", "callee")]
+    active, mine, rings = calls.reconcile(snapshots)
+    assert calls.live["c2"] is known
+    calls.look(in_room("c3", "them"))
+    assert ((await active.accepted()).device, active.state, active.peer) == ("me", "active", "them")
+    calls.look(in_room("c4", "them"))
+    assert ((await mine.accepted()).device, mine.is_caller) == ("them", True)
+    assert (rings.state, rings.peer, rings.identity) == ("invited", "them", "other")
+
+    assert calls.reconcile(snapshots[1:]) == []
+    assert (await known.ended()).reason is c.EndReason.UNREACHABLE
+
+
+async def test_client_calls_that_this_side_ends_keep_their_reason(
+    calls: Calls, server: Server
+) -> None:
+    """The answer to the hangup was lost with the connection, and is on its way again."""
+    calls.take(invited())
+    call = calls.live["c1"]
+    server.meanwhile = lambda: calls.reconcile([])
+    await call.reject()
+    assert (await call.ended()).reason is c.EndReason.DECLINED
+
+
+async def test_client_calls_whose_invite_is_under_way_are_not_opened_twice(
+    calls: Calls, server: Server
+) -> None:
+    server.meanwhile = lambda: calls.reconcile([shown("c1", "invited", "caller")])
+    call = await calls.invite(c.CallInvite(to="other", media=MEDIA))
+    assert calls.live == {"c1": call}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -207,3 +208,27 @@ class TestCommand:
         assert CliRunner().invoke(parley, ["config", "check"]).exit_code == 0
         path.unlink()
         assert CliRunner().invoke(parley, ["config", "check"]).exit_code == 2
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "key",
+    ["limits.early_ttl_s", "limits.resume_window_s", "guesses.window_s", "calls.lifetime_s"],
+)
+def test_a_number_that_is_none_is_refused(path: Path, key: str, value: str) -> None:
+    section, _, name = key.partition(".")
+    with pytest.raises(SettingsError, match=re.escape(key)):
+        check(load(path, {f"PARLEY_{section.upper()}_{name.upper()}": value}))
+
+
+def test_a_resume_window_below_zero_is_refused(path: Path) -> None:
+    check(load(path, {"PARLEY_LIMITS_RESUME_WINDOW_S": "0"}))
+    with pytest.raises(SettingsError, match=r"limits\.resume_window_s"):
+        check(load(path, {"PARLEY_LIMITS_RESUME_WINDOW_S": "-1"}))
+
+
+def test_what_decides_in_glare(path: Path) -> None:
+    settings = load(path, {"PARLEY_NEGOTIATION_GLARE": "arbitrate"})
+    assert settings.negotiation.glare == "arbitrate"
+    with pytest.raises(SettingsError, match=r"negotiation\.glare"):
+        load(path, {"PARLEY_NEGOTIATION_GLARE": "both"})

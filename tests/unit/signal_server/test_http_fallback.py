@@ -44,8 +44,12 @@ class Endpoint:
         self.connections[connection.id] = connection
 
     def received(self, connection: HttpConnection, text: str) -> None:
-        self.heard.append(text)
         kind = json.loads(text)["type"]
+        if kind == "ack":
+            if self.refusal is not None:
+                self.say(connection, self.refusal)
+            return
+        self.heard.append(text)
         if self.is_slow:
             return
         if self.refusal is not None:
@@ -94,6 +98,7 @@ class Call:
     def __init__(self, app: Starlette, method: str, path: str, body: bytes, secret: str) -> None:
         path, _, query = path.partition("?")
         headers = [(b"authorization", f"Bearer {secret}".encode())] if secret else []
+        headers.append((b"content-length", str(len(body)).encode()))
         scope = {
             "type": "http",
             "method": method,
@@ -212,6 +217,20 @@ async def test_a_poll_returns_what_comes_while_it_waits(world: World) -> None:
     assert world.endpoint.acknowledged == 2
     gone = await world.poll(1)
     assert (await gone.done())["code"] == "resume_gap"
+    await world.over()
+
+
+@pytest.mark.parametrize("kind", ["poll", "stream"])
+async def test_a_get_too_many_is_refused_and_takes_nothing(world: World, kind: str) -> None:
+    connection = world.endpoint.connections[-1]
+    world.endpoint.say(connection, {"n": 1})
+    world.endpoint.refusal = {"type": "error", "code": "rate_limited", "retry_after_ms": 1500}
+    path = "/s1/events" if kind == "stream" else "/s1/messages"
+    refused = world.call("GET", path)
+    assert (await refused.done())["code"] == "rate_limited"
+    assert (refused.status, refused.headers["retry-after"]) == (429, "2")
+    world.endpoint.refusal = None
+    assert (await (await world.poll()).done())["messages"] == [{"n": 1}]
     await world.over()
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signal_server.core.rate_limit import CLASS_OF, RateClass, RateKeys, RateLimiter, address_key
+from signal_server.core.rate_limit import CLASS_OF, RateClass, RateKeys, RateLimiter
 from signal_server.wire.messages import CLIENT_MESSAGES
 from signal_server.wire.rates import (
     AddressRates,
@@ -162,23 +162,6 @@ def test_rates_are_read_with_the_scopes_own_defaults() -> None:
     for flaw in ({"per_s": 0, "burst": 1}, {"per_s": 1, "burst": 0}, {"per_s": 1}):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert({"session": {"ice": flaw}}, RateLimits)
-
-
-@pytest.mark.parametrize(
-    ("address", "key"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:0DB8:1:2::9", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("/run/parley.sock", "/run/parley.sock"),
-        ("", ""),
-        ("x" * 500, "x" * 64),
-    ],
-)
-def test_an_address_stands_for_a_subscriber(address: str, key: str) -> None:
-    assert address_key(address) == key
 
 
 @given(
