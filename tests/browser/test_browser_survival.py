@@ -54,6 +54,15 @@ HURRY = """
 const later = window.setTimeout;
 window.setTimeout = (run, ms, ...more) => later(run, ms % 30000 ? ms : ms / 20, ...more);
 """
+# Gives up after the shortest time that the server takes.
+IMPATIENT = """
+const plainly = WebSocket.prototype.send;
+WebSocket.prototype.send = function (text) {
+  const message = JSON.parse(text);
+  if (message.type === "call_invite") message.lifetime_s = 5;
+  plainly.call(this, JSON.stringify(message));
+};
+"""
 NO_STREAMS = """
 const ask = window.fetch;
 window.fetch = async (to, init) => {
@@ -218,19 +227,69 @@ def test_declined_on_one_device_is_declined_on_all(context: BrowserContext, parl
         expect(device.page.locator("#ring")).to_be_visible()
     phone.page.click("#decline")
     ada.sees_status("Bo declined the call")
-    expect(tablet.page.locator("#ring")).to_be_hidden()
+    for device in (phone, tablet):
+        device.sees_status("The call from Ada was declined")
+        expect(device.page.locator("#ring")).to_be_hidden()
     for person in (ada, phone, tablet):
         person.leave()
 
 
-def test_somebody_in_a_call_is_busy(context: BrowserContext, parley: Parley) -> None:
+def test_somebody_in_a_call_may_stay_in_it_or_take_the_other(
+    context: BrowserContext, parley: Parley
+) -> None:
     ada, bo, cleo = (Person(context, parley.url, name) for name in ("Ada", "Bo", "Cleo"))
     link = ada.create_room()
     bo.join(link)
     connect(ada, bo)
     cleo.join(link)
     cleo.page.click("[aria-label='Call Bo']")
+    expect(bo.page.locator("#ring-title")).to_have_text("Cleo is calling")
+    expect(bo.page.locator("#ring-text")).to_have_text("Accepting ends your call with Ada.")
+    bo.shot("8-call-waiting")
+    bo.page.click("#decline")
     cleo.sees_status("Bo is in another call")
+    expect(bo.page.locator("#ring")).to_be_hidden()
     goes_on(ada, bo)
+
+    cleo.page.click("[aria-label='Call Bo']")
+    bo.accept()
+    ada.sees_status("The call has ended")
+    for person in (bo, cleo):
+        person.sees_status("^Connected")
+        person.sees_and_hears()
     for person in (ada, bo, cleo):
+        person.leave()
+
+
+def test_a_waiting_call_rings_on_when_the_first_one_ends(
+    context: BrowserContext, parley: Parley
+) -> None:
+    ada, bo, cleo = (Person(context, parley.url, name) for name in ("Ada", "Bo", "Cleo"))
+    link = ada.create_room()
+    bo.join(link)
+    connect(ada, bo)
+    cleo.join(link)
+    cleo.page.click("[aria-label='Call Bo']")
+    expect(bo.page.locator("#ring-text")).to_be_visible()
+    ada.page.click("#hangup")
+    expect(bo.page.locator("#ring-text")).to_be_hidden()
+    expect(bo.page.locator("#ring-title")).to_have_text("Cleo is calling")
+    bo.accept(video=False)
+    cleo.sees_status("^Connected")
+    for person in (ada, bo, cleo):
+        person.leave()
+
+
+def test_a_call_that_nobody_answers_is_missed(context: BrowserContext, parley: Parley) -> None:
+    ada = Person(context, parley.url, "Ada", IMPATIENT)
+    phone, tablet = (Person(context, parley.url, "Bo") for _ in range(2))
+    link = ada.create_room()
+    phone.join(link)
+    tablet.join(link)
+    ada.call()
+    ada.sees_status("Bo does not answer")
+    for device in (phone, tablet):
+        device.sees_status("You missed a call from Ada")
+        expect(device.page.locator("#ring")).to_be_hidden()
+    for person in (ada, phone, tablet):
         person.leave()

@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { carrierOf, onlyCarrier } from "../../signal_server/browser/js/network-checks.js";
 import { pathOf } from "../../signal_server/browser/js/path.js";
-import { verdictOf } from "../../signal_server/browser/js/verdict.js";
+import { verdictOf } from "../../signal_server/browser/js/diagnostics-verdict.js";
 
 const ALL = {
   signaling: "passed", "ice-servers": "passed", "relay-udp": "passed", "relay-tcp": "passed",

@@ -225,10 +225,6 @@ export class FakeRtc extends EventTarget {
     this.needNegotiation();
   }
 
-  getConfiguration() {
-    return this.configuration;
-  }
-
   setConfiguration(configuration) {
     this.configuration = configuration;
   }
@@ -275,6 +271,11 @@ export class FakeClient {
     const message = { type, ...fields };
     this.sent.push(message);
     this.wire(message);
+  }
+
+  checks = 0;
+  checkConnection() {
+    this.checks++;
   }
 
   async freshIceServers() {

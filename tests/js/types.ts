@@ -23,6 +23,10 @@ export async function use(client: promised.SignalingClient, stream: MediaStream)
   for (const to of ["ada", ["ada", "bob"], ...peers]) {
     client.call(to, { stream, iceTransportPolicy: "relay", lifetimeS: 30 }).on("ended", ({ reason }) => reason.length);
   }
+  client.on("receipt", ({ ref, type, to, stage, reason }) => [ref + 1, type.length, to, stage === "applied", reason]);
+  client.on("peer_replaced", ({ peer, replaced }) => client.peerConnection(peer, { pc: replaced, refreshIceServers: false }));
+  await client.send("p_1", {}, { until: "received" });
+  void new signalingModule.SignalingClient({ url: "", room: "garden", replaces: client.ticket ?? undefined });
   // @ts-expect-error an event that does not exist
   client.on("no_such_event", () => {});
   // @ts-expect-error the url is required

@@ -1,13 +1,11 @@
 /**
  * One call, as this device sees it: the steps that the server keeps (invite, ringing, accept,
  * reject, cancel, hang up), and then the media of one connection to the device that answered.
- *
- * The audio and video transceivers exist from the start and stay sendrecv, so that camera and
- * microphone come and go by replaceTrack, without a new negotiation.
  * @module
  */
 
 import { Emitter } from "./emitter.js";
+import { OwnMedia } from "./own-media.js";
 
 /** @typedef {import("./parley.d.ts").SignalingClient} Client */
 /** @typedef {import("./parley.d.ts").CallFacts} CallFacts */
@@ -18,7 +16,6 @@ import { Emitter } from "./emitter.js";
 
 const RECONNECT_MS = 15_000;
 const STEP_MS = 30_000;
-const KINDS = /** @type {const} */ (["audio", "video"]);
 
 /** @extends {Emitter<import("./parley.d.ts").CallEvents>} */
 export class Call extends Emitter {
@@ -35,9 +32,7 @@ export class Call extends Emitter {
   #client;
   /** @type {CallOptions} */
   #options;
-  /** @type {Record<"audio" | "video", MediaStreamTrack | null>} */
-  #tracks = { audio: null, video: null };
-  #muted = false;
+  #own = new OwnMedia();
   /** The server has paired the two devices. */
   #isPaired = false;
   /** This side makes the offers. */
@@ -68,16 +63,16 @@ export class Call extends Emitter {
     this.data = facts.data ?? null;
     this.remoteMedia = facts.media ?? { audio: false, video: false };
     this.state = facts.direction === "outgoing" ? "calling" : "ringing";
-    this.#take(options.stream);
+    this.#own.take(options.stream);
   }
 
   /** What this side sends. @returns {CallMedia} */
   get media() {
-    return { audio: this.#tracks.audio !== null && !this.#muted, video: this.#tracks.video !== null };
+    return this.#own.sent;
   }
 
   get isMuted() {
-    return this.#muted;
+    return this.#own.isMuted;
   }
 
   /**
@@ -110,7 +105,7 @@ export class Call extends Emitter {
   async accept(options = {}) {
     if (this.state !== "ringing" || this.direction !== "incoming") return;
     this.#options = options;
-    this.#take(options.stream);
+    this.#own.take(options.stream);
     for (const other of this.#client.calls) {
       const isRinging = other.direction === "incoming" && other.state === "ringing";
       if (other !== this && !isRinging) other.hangup();
@@ -147,8 +142,7 @@ export class Call extends Emitter {
    * @param {boolean} muted
    */
   mute(muted) {
-    this.#muted = muted;
-    if (this.#tracks.audio) this.#tracks.audio.enabled = !muted;
+    this.#own.mute(muted);
     this.#tellMedia();
   }
 
@@ -159,9 +153,7 @@ export class Call extends Emitter {
    * @returns {Promise<void>}
    */
   async replaceTrack(kind, track) {
-    this.#tracks[kind] = track;
-    if (track && kind === "audio") track.enabled = !this.#muted;
-    await this.#transceiver(kind)?.sender.replaceTrack(track);
+    await this.#own.replace(kind, track, this.connection?.rtc);
     this.#tellMedia();
   }
 
@@ -296,12 +288,7 @@ export class Call extends Emitter {
   async #offerMedia() {
     this.#reconnecting = false;
     const connection = await this.#connect();
-    if (!connection) return;
-    const streams = this.#options.stream ? [this.#options.stream] : [];
-    for (const kind of KINDS) {
-      const track = this.#tracks[kind] ?? kind;
-      connection.rtc.addTransceiver(track, { direction: "sendrecv", streams });
-    }
+    if (connection) this.#own.offer(connection.rtc);
   }
 
   /** The other side wants a new connection and will make the offer. */
@@ -335,7 +322,8 @@ export class Call extends Emitter {
     if (this.state === "ended" || attempt !== this.#attempt) return null;
     const connection = this.#client.peerConnection(this.peer ?? "", {
       rtcConfiguration: { iceServers: iceServers ?? [], iceTransportPolicy, bundlePolicy: "max-bundle" },
-      beforeAnswer: () => this.#attach(),
+      refreshIceServers: this.#options.iceServers === undefined,
+      beforeAnswer: (rtc) => this.#own.answer(rtc),
     });
     this.connection = connection;
     connection.on("track", ({ track }) => this.#remoteTrack(track));
@@ -350,25 +338,6 @@ export class Call extends Emitter {
     return connection;
   }
 
-  /** Callee: put the own tracks on the transceivers that the offer brought. */
-  async #attach() {
-    for (const kind of KINDS) {
-      const transceiver = this.#transceiver(kind);
-      if (!transceiver || transceiver.sender.track) continue;
-      transceiver.direction = "sendrecv";
-      if (this.#options.stream) transceiver.sender.setStreams?.(this.#options.stream);
-      await transceiver.sender.replaceTrack(this.#tracks[kind]);
-    }
-  }
-
-  /**
-   * @param {"audio" | "video"} kind
-   * @returns {RTCRtpTransceiver | undefined}
-   */
-  #transceiver(kind) {
-    return this.connection?.rtc.getTransceivers().find(({ receiver }) => receiver.track.kind === kind);
-  }
-
   /** @param {MediaStreamTrack} track */
   #remoteTrack(track) {
     if (this.remoteStream?.getTracks().includes(track)) return;
@@ -378,16 +347,9 @@ export class Call extends Emitter {
     this.emit("remotestream", this.remoteStream);
   }
 
-  /** @param {MediaStream | null | undefined} stream */
-  #take(stream) {
-    for (const kind of KINDS) {
-      this.#tracks[kind] = stream?.getTracks().find((track) => track.kind === kind) ?? null;
-    }
-  }
-
   /** What this side wants to use. @returns {CallMedia} */
   #wish() {
-    const { audio = true, video = this.#tracks.video !== null } = this.#options;
+    const { audio = true, video = this.#own.hasVideo } = this.#options;
     return { audio, video };
   }
 

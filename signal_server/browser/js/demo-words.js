@@ -3,8 +3,7 @@
  * @module
  */
 
-/** Why a call ended, by its reason. */
-export const ENDINGS = /** @type {Record<string, (who: string) => string>} */ ({
+const ENDINGS = /** @type {Record<string, (who: string) => string>} */ ({
   user_hangup: () => "The call has ended.",
   declined: (who) => `${who} declined the call.`,
   busy: (who) => `${who} is in another call.`,
@@ -14,8 +13,27 @@ export const ENDINGS = /** @type {Record<string, (who: string) => string>} */ ({
   kicked: () => "You were removed from the room.",
   server: () => "The server has ended the call.",
   unreachable: (who) => `${who} is not there any more.`,
+  media_failed: () => "The picture or the sound could not be sent. Reload the page, then call again.",
   ice_failed: () => "The two devices cannot reach each other. Test the network, or ask for a way to the relay.",
 });
+
+/** Where the one who was called reads something else than the one who called. */
+const ENDINGS_OF_INCOMING = /** @type {Record<string, (who: string) => string>} */ ({
+  declined: (who) => `The call from ${who} was declined.`,
+  busy: (who) => `${who} was told that you are in another call.`,
+  no_answer: (who) => `You missed a call from ${who}.`,
+});
+
+/**
+ * Why a call ended.
+ * @param {import("./parley.d.ts").Call["direction"]} direction
+ * @param {string} reason
+ * @param {string} who the other party
+ */
+export function endingWords(direction, reason, who) {
+  const incoming = direction === "incoming" ? ENDINGS_OF_INCOMING[reason] : undefined;
+  return (incoming ?? ENDINGS[reason] ?? ENDINGS.user_hangup)?.(who) ?? "";
+}
 
 /** Why one does not get into a room, by error code. */
 export const REFUSALS = /** @type {Record<string, string>} */ ({

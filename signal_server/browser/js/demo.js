@@ -5,12 +5,13 @@
 
 import { openMedia, openTrack } from "./demo-media.js";
 import { Panel } from "./demo-panel.js";
-import { ENDINGS, REFUSALS, curtainWords } from "./demo-words.js";
-import { accessToken, byId, copies, element, icon, inMs, randomName, setIcon, signalUrl, wayOf } from "./page.js";
+import { drawPeople, nameOf, others } from "./demo-people.js";
+import { callWords, drawRing, drawSelf, drawStage, drawTools, isRung, roomWords } from "./demo-stage.js";
+import { REFUSALS, endingWords } from "./demo-words.js";
+import { accessToken, byId, copies, randomName, signalUrl } from "./page.js";
 import { SignalingClient } from "./parley.js";
 
 /** @typedef {import("./parley.d.ts").Call} Call */
-/** @typedef {import("./parley.d.ts").Peer} Peer */
 
 const JOINED = "Joined the room";
 const POLL_MS = 1000;
@@ -20,6 +21,8 @@ const panel = new Panel();
 let client;
 /** @type {Call | null} */
 let call = null;
+/** Rings while `call` is under way. @type {Call | null} */
+let waiting = null;
 /** @type {MediaStream | null} */
 let stream = null;
 let roomName = "";
@@ -43,7 +46,7 @@ async function enter(room) {
   try {
     const getToken = () => accessToken(identity, room);
     await getToken();
-    client = new SignalingClient({ url: signalUrl(), getToken });
+    client = new SignalingClient({ url: signalUrl(), getToken, callWaiting: true });
     listen();
     await client.connect();
     await client.join(room, { name });
@@ -79,7 +82,7 @@ function showRoom() {
   byId("room").hidden = false;
   byId("room").focus();
   document.title = `${roomName} · Parley`;
-  drawPeople();
+  drawList();
   drawCall();
 }
 
@@ -90,33 +93,18 @@ function leave() {
 
 // People --------------------------------------------------------------------------------------
 
-/** @param {string} identity */
-function nameOf(identity) {
-  const known = [...client.peers.values()].find((peer) => peer.identity === identity);
-  return String(known?.data?.name ?? known?.name ?? identity.replace(/@[^@]*$/, "")).slice(0, 40);
-}
-
-/** The others by identity, each with its devices. @returns {Map<string, Peer[]>} */
-function others() {
-  /** @type {Map<string, Peer[]>} */
-  const found = new Map();
-  for (const peer of client.peers.values()) {
-    if (peer.identity === client.welcome?.identity) continue;
-    found.set(peer.identity, [...(found.get(peer.identity) ?? []), peer]);
-  }
-  return found;
-}
-
 function listen() {
   for (const name of /** @type {const} */ (["room", "peer_joined", "peer_left", "peer_updated"])) {
     client.on(name, () => {
       if (name === "peer_joined") farewell = "";
-      drawPeople();
+      drawList();
       if (!call) drawCall();
     });
   }
   client.on("call", (incoming) => {
-    begin(incoming);
+    if (waiting) return incoming.busy();
+    if (call) wait(incoming);
+    else begin(incoming);
     // Not on a button: whoever is typing must not answer by accident.
     byId("ring").focus();
   });
@@ -124,44 +112,6 @@ function listen() {
   client.on("session_lost", () => notify(["The connection to the server was away for too long. You are back in the room."]));
   client.on("error", (error) => notify([error.message]));
 }
-
-function drawPeople() {
-  const items = [...others()].map(([identity, devices]) => {
-    const who = nameOf(identity);
-    const isAway = devices.every(({ connected }) => !connected);
-    const extra = isAway ? "reconnecting" : devices.length > 1 ? `${devices.length} devices` : "";
-    return element("li", {}, [
-      element("span", { className: "face", textContent: initial(who), ariaHidden: "true" }),
-      element("span", { className: "who" }, [who, element("span", { className: "soft small", textContent: extra && ` ${extra}` })]),
-      callButton(identity, `Call ${who}`, "camera", true),
-      callButton(identity, `Call ${who} without video`, "phone", false),
-    ]);
-  });
-  byId("people").replaceChildren(...items);
-  byId("alone").hidden = items.length > 0;
-}
-
-/**
- * @param {string} identity
- * @param {string} label
- * @param {string} symbol
- * @param {boolean} video
- */
-function callButton(identity, label, symbol, video) {
-  const button = element("button", {
-    className: `button square${video ? " primary" : ""}`,
-    type: "button",
-    title: label,
-    ariaLabel: label,
-    disabled: call !== null,
-    onclick: () => void place(identity, video),
-  }, [icon(symbol)]);
-  button.dataset.call = video ? "video" : "voice";
-  return button;
-}
-
-/** @param {string} who */
-const initial = (who) => [...who][0]?.toUpperCase() ?? "?";
 
 // Calls ---------------------------------------------------------------------------------------
 
@@ -176,15 +126,39 @@ async function place(identity, video) {
   if (ringing?.identity === identity && isRung(ringing)) {
     return ringing.accept({ stream: opened, video, iceTransportPolicy: policy() });
   }
-  if (ringing || !others().has(identity)) return closeDevices();
+  if (ringing || !others(client).has(identity)) return closeDevices();
   begin(client.call(identity, { stream: opened, video, iceTransportPolicy: policy() }));
 }
 
-/** @param {Call | null} one */
-const isRung = (one) => one?.direction === "incoming" && one.state === "ringing";
+/** @param {Call} incoming */
+function wait(incoming) {
+  waiting = incoming;
+  incoming.once("ended", () => {
+    if (waiting === incoming) waiting = null;
+    drawCall();
+  });
+  drawCall();
+}
+
+/** The call that can be answered now. @returns {Call | null} */
+const rung = () => (isRung(call) ? call : waiting);
+
+/** The waiting call is the only one. */
+function advance() {
+  const next = waiting;
+  waiting = null;
+  if (next) begin(next);
+}
+
+function decline() {
+  if (rung() === call) return call?.decline();
+  waiting?.busy();
+}
 
 /** @param {boolean} video */
 async function accept(video) {
+  // Its end brings the waiting one forward.
+  if (waiting && rung() === waiting) call?.hangup();
   const ringing = call;
   byId("ring").hidden = true;
   const opened = await devices(video);
@@ -199,21 +173,21 @@ async function devices(video) {
   stream = opened.stream;
   const left = stream.getTracks().length ? [] : ["You can see and hear the others, but not be seen or heard."];
   notify([...opened.missing, ...left]);
-  drawSelf();
+  drawDevices();
   return stream;
 }
 
 function closeDevices() {
   for (const track of stream?.getTracks() ?? []) track.stop();
   stream = null;
-  drawSelf();
+  drawDevices();
 }
 
 const policy = () => (relayOnly ? "relay" : "all");
 
 /** @param {Call} started */
 function begin(started) {
-  const who = nameOf(started.identity);
+  const who = nameOf(client, started.identity);
   call = started;
   farewell = "";
   panel.begin([JOINED]);
@@ -235,26 +209,26 @@ function begin(started) {
   });
   started.on("media", drawCall);
   started.on("warning", () => notify(["No relay is available; the call works only where a direct way exists."]));
-  started.on("ended", ({ reason, error }) => ended(who, reason, error));
+  started.on("ended", ({ reason, error }) => ended(endingWords(started.direction, reason, who), error));
   polling = setInterval(() => void poll(), POLL_MS);
   byId("remote-video").requestVideoFrameCallback?.(() => panel.mark("First picture"));
-  drawPeople();
+  drawList();
   drawCall();
 }
 
 /**
- * @param {string} who
- * @param {string} reason
+ * @param {string} words
  * @param {Error | null} error
  */
-function ended(who, reason, error) {
+function ended(words, error) {
   clearInterval(polling);
   call = null;
   closeDevices();
   byId("remote-video").srcObject = null;
   notify(error ? [error.message] : []);
-  farewell = (ENDINGS[reason] ?? ENDINGS.user_hangup)?.(who) ?? "";
-  drawPeople();
+  farewell = words;
+  if (waiting) return advance();
+  drawList();
   drawCall();
 }
 
@@ -274,7 +248,7 @@ async function toggleMicrophone() {
   if (!call) return;
   if (stream && !stream.getAudioTracks().length) return turnOn("audio");
   call.mute(!call.isMuted);
-  drawTools();
+  drawDevices();
 }
 
 async function toggleCamera() {
@@ -284,8 +258,7 @@ async function toggleCamera() {
   stream.removeTrack(track);
   track.stop();
   await call.replaceTrack("video", null);
-  drawSelf();
-  drawTools();
+  drawDevices();
 }
 
 /** @param {"audio" | "video"} kind */
@@ -300,99 +273,41 @@ async function turnOn(kind) {
   } catch (error) {
     notify([/** @type {Error} */ (error).message]);
   }
-  drawSelf();
-  drawTools();
+  drawDevices();
 }
 
 async function toggleRelay() {
   relayOnly = !relayOnly;
-  drawTools();
+  drawDevices();
   if (call?.connection) await call.setIceTransportPolicy(policy());
 }
 
 // Drawing -------------------------------------------------------------------------------------
 
 function drawCall() {
-  const state = call?.state ?? null;
-  const who = call ? nameOf(call.identity) : "";
-  const ringsHere = isRung(call);
-  const isUp = state === "connecting" || state === "active";
-  const seesVideo = isUp && call?.remoteMedia.video === true;
-  byId("ring").hidden = !ringsHere;
-  byId("ring-title").textContent = call?.remoteMedia.video ? `${who} is calling` : `${who} is calling, without video`;
-  byId("ring-avatar").textContent = initial(who);
-  byId("remote-video").hidden = !seesVideo;
-  byId("curtain").hidden = seesVideo || ringsHere;
-  byId("nameplate").hidden = !isUp;
-  byId("remote-name").textContent = who;
-  byId("remote-muted").toggleAttribute("hidden", call?.remoteMedia.audio !== false);
-  byId("avatar").classList.toggle("ringing", state === "calling" || state === "ringing");
-  byId("avatar").replaceChildren(call ? initial(who) : icon("person"));
-  const [title, text] = curtainWords(state, who, others().size);
-  byId("curtain-title").textContent = title;
-  byId("curtain-text").textContent = text;
-  drawSelf();
-  drawTools();
+  const who = call ? nameOf(client, call.identity) : "";
+  drawStage(call, who, others(client).size);
+  const ringing = rung();
+  drawRing(ringing, ringing ? nameOf(client, ringing.identity) : "", ringing === call ? "" : who);
+  drawDevices();
   drawStatus();
 }
 
-function drawSelf() {
-  const camera = stream?.getVideoTracks()[0] ?? null;
-  const video = byId("local-video");
-  byId("self").hidden = !stream;
-  if (video.srcObject !== stream) video.srcObject = stream;
-  video.hidden = !camera;
-  byId("self-text").hidden = camera !== null;
+function drawList() {
+  drawPeople(client, call === null, (identity, video) => void place(identity, video));
 }
 
-function drawTools() {
-  const isUp = call?.state === "connecting" || call?.state === "active";
-  const hasMicrophone = (stream?.getAudioTracks().length ?? 0) > 0;
-  const hasCamera = (stream?.getVideoTracks().length ?? 0) > 0;
-  const isSilent = isUp && (!hasMicrophone || call?.isMuted === true);
-  drawTool("mic", isUp, isSilent, isSilent ? "mic-off" : "mic", isSilent ? "Unmute" : "Mute");
-  const isDark = isUp && !hasCamera;
-  drawTool("camera", isUp, isDark, isDark ? "camera-off" : "camera", isDark ? "Camera on" : "Camera off");
-  drawTool("relay", true, relayOnly, "shield", relayOnly ? "Relay forced" : "Force relay");
-  byId("hangup").disabled = !call || isRung(call);
-}
-
-/**
- * @param {string} id
- * @param {boolean} enabled
- * @param {boolean} pressed
- * @param {string} symbol
- * @param {string} label
- */
-function drawTool(id, enabled, pressed, symbol, label) {
-  const button = byId(id);
-  button.disabled = !enabled;
-  button.setAttribute("aria-pressed", String(pressed));
-  setIcon(button.querySelector(".icon"), symbol);
-  button.querySelector("span").textContent = label;
+function drawDevices() {
+  drawSelf(stream);
+  drawTools(call, stream, relayOnly);
 }
 
 /** @param {import("./parley.d.ts").Path | null} [path] */
 function drawStatus(path) {
   if (client.state === "closed") return say("Disconnected from the server. Reload the page to come back.");
   if (client.state === "reconnecting") return say(call ? "Reconnecting to the server. The call goes on." : "Reconnecting.");
-  switch (call?.state) {
-    case "calling":
-      return say(`Calling ${nameOf(call.identity)}.`);
-    case "ringing":
-      return say(isRung(call) ? `${nameOf(call.identity)} is calling.` : `Ringing ${nameOf(call.identity)}.`);
-    case "connecting":
-      return say("Connecting.");
-    case "active":
-      if (path) say(`Connected ${wayOf(path)}${path.roundTripMs === null ? "" : `, ${inMs(path.roundTripMs)}`}`);
-      else if (!byId("status").textContent.startsWith("Connected")) say("Connected");
-      return undefined;
-    default: {
-      const count = others().size;
-      if (farewell) return say(farewell);
-      return say(count === 0 ? "Waiting for somebody to join." : count === 1 ? "One other person is here." : `${count} others are here.`);
-    }
-  }
+  if (call) return say(callWords(call, nameOf(client, call.identity), path));
+  return say(farewell || roomWords(others(client).size));
 }
 
 /** @param {string} words */
@@ -427,7 +342,7 @@ byId("join").addEventListener("submit", (/** @type {Event} */ event) => {
 });
 byId("accept").addEventListener("click", () => void accept(true));
 byId("accept-voice").addEventListener("click", () => void accept(false));
-byId("decline").addEventListener("click", () => call?.decline());
+byId("decline").addEventListener("click", decline);
 byId("mic").addEventListener("click", () => void toggleMicrophone());
 byId("camera").addEventListener("click", () => void toggleCamera());
 byId("relay").addEventListener("click", () => void toggleRelay());

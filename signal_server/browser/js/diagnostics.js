@@ -5,9 +5,9 @@
 
 import { CHECKS, carrierOf } from "./network-checks.js";
 import { byId, element, icon, setIcon } from "./page.js";
-import { verdictOf } from "./verdict.js";
+import { verdictOf } from "./diagnostics-verdict.js";
 
-/** @typedef {import("./verdict.js").CheckState} CheckState */
+/** @typedef {import("./diagnostics-verdict.js").CheckState} CheckState */
 /** @typedef {import("./network-checks.js").Outcome} Outcome */
 
 const SYMBOLS = /** @type {Record<CheckState, string>} */ ({
@@ -149,7 +149,7 @@ function relayName(iceServers) {
   return `${host}, port ${port}`;
 }
 
-/** @param {import("./verdict.js").Verdict} verdict */
+/** @param {import("./diagnostics-verdict.js").Verdict} verdict */
 function showVerdict({ state, text, advice }) {
   byId("verdict").dataset.state = state;
   byId("verdict-text").textContent = text;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { ParleyError } from "./errors.js";
+import { ParleyError, timedOut } from "./errors.js";
 import { reconnectDelay, shouldReconnect } from "./reconnect.js";
 import { SILENCE_MS, Transports } from "./transports.js";
 
@@ -21,6 +21,7 @@ import { SILENCE_MS, Transports } from "./transports.js";
  */
 
 const SETTLED_MS = 10_000;
+const TOKEN_MS = 10_000;
 const CLIMB_MS = 30_000;
 const CLIMB_CAP_MS = 300_000;
 const LOST = 1006;
@@ -148,7 +149,7 @@ export class Line {
     clearTimeout(this.#timer);
     const dial = ++this.#dial;
     try {
-      this.token = await this.#getToken();
+      this.token = await inTime(this.#getToken());
     } catch (error) {
       if (dial !== this.#dial) return;
       this.#owner.noToken(new ParleyError("unauthenticated", `no access token: ${words(error)}`));
@@ -217,6 +218,21 @@ export class Line {
 }
 
 const now = () => globalThis.performance?.now() ?? Date.now();
+
+/**
+ * @template T
+ * @param {T | Promise<T>} token
+ * @returns {Promise<T>}
+ */
+async function inTime(token) {
+  let timer;
+  const late = new Promise((_, reject) => (timer = setTimeout(() => reject(timedOut("getToken")), TOKEN_MS)));
+  try {
+    return await Promise.race([token, /** @type {Promise<never>} */ (late)]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
 
 /** @param {unknown} error */
 const words = (error) => (error instanceof Error ? error.message : String(error));

@@ -6,6 +6,8 @@
 import { timedOut, unavailable } from "./errors.js";
 
 const TIMEOUT_MS = 5_000;
+/** For a connection that there is reason to doubt. */
+const DOUBT_MS = 2_500;
 
 export class Liveness {
   /** Of the last ping. @type {number | null} */
@@ -48,25 +50,33 @@ export class Liveness {
     }
   }
 
-  /** Ask now whether the connection still works. */
-  check() {
+  /** There is reason to doubt the connection: ask now, and wait for less long. */
+  doubt() {
+    this.#check(DOUBT_MS);
+  }
+
+  /** @param {number} [timeoutMs] */
+  #check(timeoutMs) {
     clearTimeout(this.#timer);
     const run = this.#run;
-    this.ping().then(
+    this.ping(timeoutMs).then(
       () => run === this.#run && this.#later(),
       () => run === this.#run && this.#onDead(),
     );
   }
 
-  /** @returns {Promise<number>} round trip in milliseconds */
-  ping() {
+  /**
+   * @param {number} [timeoutMs]
+   * @returns {Promise<number>} round trip in milliseconds
+   */
+  ping(timeoutMs = TIMEOUT_MS) {
     const t = this.#next++;
     const sent = now();
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#pings.delete(t);
         reject(timedOut("ping"));
-      }, TIMEOUT_MS);
+      }, timeoutMs);
       this.#pings.set(t, { resolve: () => resolve((this.roundTripMs = now() - sent)), reject, timer });
       if (!this.#send(t)) {
         clearTimeout(timer);
@@ -86,7 +96,7 @@ export class Liveness {
 
   #later() {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.check(), this.#intervalS * 1000);
+    this.#timer = setTimeout(() => this.#check(), this.#intervalS * 1000);
   }
 }
 

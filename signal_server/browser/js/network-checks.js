@@ -8,7 +8,7 @@ import { LoopError, loop } from "./loop.js";
 import { accessToken, inMs, randomName, signalUrl } from "./page.js";
 import { SignalingClient } from "./parley.js";
 
-/** @typedef {import("./verdict.js").CheckState} CheckState */
+/** @typedef {import("./diagnostics-verdict.js").CheckState} CheckState */
 /** @typedef {{state: CheckState, why: string, figures?: Record<string, number>}} Outcome */
 /**
  * @typedef {object} Scene what the checks share

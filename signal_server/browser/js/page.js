@@ -3,6 +3,8 @@
  * @module
  */
 
+const TOKEN_MS = 5_000;
+
 /**
  * @param {string} id
  * @returns {any} the element; the pages and their scripts ship together
@@ -20,7 +22,8 @@ export const signalUrl = () => `${location.origin.replace(/^http/, "ws")}/v1/sig
 export async function accessToken(identity, room) {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given) return given;
-  const answer = await fetch(`/dev/token?${new URLSearchParams({ identity, room })}`);
+  const signal = AbortSignal.timeout(TOKEN_MS);
+  const answer = await fetch(`/dev/token?${new URLSearchParams({ identity, room })}`, { signal });
   if (answer.ok) return (await answer.json()).access_token;
   throw new Error("This server gives tokens only to signed-in users. Open the page with a link that carries one.");
 }

@@ -23,7 +23,7 @@ export interface Emits<Events> {
 /** A request was refused, or the connection to the server is gone. */
 export class ParleyError extends Error {
   constructor(code: string, message: string, detail?: { retryable?: boolean; retryAfterMs?: number | null });
-  /** An error code of docs/protocol.md, or `timeout`. */
+  /** An error code of docs/protocol.md, `timeout`, or `undelivered`. */
   readonly code: string;
   /** True when the same request may succeed later without being changed. */
   readonly retryable: boolean;
@@ -41,8 +41,16 @@ export interface SignalingOptions {
   room?: string;
   /** Presence data for `room`. */
   data?: unknown;
-  /** `gated`: candidates wait until their description is known to be set. */
+  /**
+   * `gated`: candidates wait until their description is known to be set. `receipts`: the server
+   * tells what becomes of messages (event `receipt`, option `until`).
+   */
   features?: string[];
+  /**
+   * The `ticket` of a client of this device that hangs or is gone without a goodbye: if it was in
+   * `room`, the others see it replaced instead of leaving. A page that is reloaded says goodbye.
+   */
+  replaces?: Ticket;
   /** How long `connect()` keeps trying; default 15 s. */
   connectTimeoutMs?: number;
   /**
@@ -61,6 +69,37 @@ export interface SignalingOptions {
   MediaStream?: new () => MediaStream;
   /** Source of jitter, in [0, 1). */
   random?: () => number;
+}
+
+/** What names a session and proves that it was one's own. Keep it as secret as a token. */
+export interface Ticket {
+  session: string;
+  secret: string;
+}
+
+export type ReceiptStage = "relayed" | "received" | "applied" | "expired" | "dropped";
+
+/** How far a message has come. Stages only go forward, and may be skipped. */
+export interface Receipt {
+  /** The `id` of the request. */
+  ref: number;
+  /** Of the message: `offer`, `candidate`, `message` and so on. */
+  type: string;
+  /** The peer it is for; null: the room. */
+  to: string | null;
+  stage: ReceiptStage;
+  /** Why it expired or was dropped; docs/protocol.md lists the reasons. */
+  reason: string | null;
+}
+
+export interface RequestOptions {
+  /** Time on a connection; default 10 s. */
+  timeoutMs?: number;
+  /**
+   * With the feature `receipts`: resolve only once the message has come so far. Rejects with
+   * `undelivered` when it never will.
+   */
+  until?: "relayed" | "received" | "applied";
 }
 
 export type SignalingState = "idle" | "connecting" | "open" | "reconnecting" | "closed";
@@ -121,6 +160,10 @@ export interface SignalingEvents {
   peer_joined: Peer;
   peer_left: Peer & { reason: string };
   peer_updated: Peer;
+  /** The same device under a new peer id. Connections to the one `replaced` are closed. */
+  peer_replaced: Peer & { replaced: string };
+  /** With the feature `receipts`. */
+  receipt: Receipt;
   /** Application data from a peer. */
   message: { from: string; identity: string; data: any };
   ice_servers: IceServers;
@@ -155,7 +198,8 @@ export class SignalingClient implements Emits<SignalingEvents> {
   connect(): Promise<Welcome>;
   join(room: string, data?: unknown): Promise<RoomSnapshot>;
   leave(): Promise<void>;
-  send(to: string, data: unknown): Promise<void>;
+  /** `until`: see RequestOptions. */
+  send(to: string, data: unknown, options?: { until?: "relayed" | "received" }): Promise<void>;
   broadcast(data: unknown): Promise<void>;
   update(data: unknown): Promise<void>;
   /** Fresh credentials from the server. */
@@ -166,15 +210,22 @@ export class SignalingClient implements Emits<SignalingEvents> {
   ping(): Promise<number>;
   /** A fresh access token for the session. */
   refresh(token: string): Promise<void>;
-  /** The device is on another network (React Native: NetInfo). `online` events do it by themselves. */
+  /**
+   * The device is on another network (React Native: NetInfo): checks the connection to the server
+   * and the paths to the peers, and restores what is lost. `online` events do it by themselves.
+   */
   networkChanged(): void;
+  /** Looks at once whether the server can be reached, and reconnects if it cannot. */
+  checkConnection(): void;
+  /** For `replaces` of the next client of this device; null without a session. */
+  readonly ticket: Ticket | null;
   /** Resolves when that peer is in the room; false after 10 s. */
   present(peer: string): Promise<boolean>;
   /**
    * Any request of docs/protocol.md; resolves with its `ok`. While the connection is lost it waits
    * for the session to be resumed.
    */
-  request(type: string, fields?: Record<string, unknown>, options?: { timeoutMs?: number }): Promise<any>;
+  request(type: string, fields?: Record<string, unknown>, options?: RequestOptions): Promise<any>;
   /** A message that must arrive, and whose answer nobody waits for. */
   post(type: string, fields?: Record<string, unknown>): void;
   /** Any message without an answer; false while not connected. */
@@ -199,6 +250,11 @@ export interface PeerConnectionOptions {
   beforeAnswer?: (rtc: RTCPeerConnection) => unknown;
   /** Attempts in a row before `failed`; default 3. */
   iceRestarts?: number;
+  /**
+   * Put the client's fresh ICE servers into the configuration when they arrive, for the next ICE
+   * session; default: when `rtcConfiguration` has `iceServers`.
+   */
+  refreshIceServers?: boolean;
 }
 
 export interface Path {
@@ -246,6 +302,8 @@ export class PeerConnection implements Emits<PeerConnectionEvents> {
   negotiate(): void;
   /** Restores a lost path at once; the client does this. */
   networkChanged(): void;
+  /** For the next ICE session; the client does this. */
+  useIceServers(iceServers: RTCIceServer[]): void;
   /** A new ICE session with fresh TURN credentials; happens by itself when the path is lost. */
   restartIce(): Promise<void>;
   path(): Promise<Path | null>;

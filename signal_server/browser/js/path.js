@@ -29,3 +29,19 @@ export function pathOf(report) {
     roundTripMs: typeof roundTrip === "number" ? roundTrip * 1000 : null,
   };
 }
+
+/**
+ * How much has arrived over all pairs of candidates, in a figure that grows with every packet.
+ * @param {RTCStatsReport} report
+ * @returns {number | null} null where the platform does not say
+ */
+export function arrivalsOf(report) {
+  /** @type {number | null} */
+  let sum = null;
+  report.forEach((/** @type {any} */ entry) => {
+    if (entry.type !== "candidate-pair") return;
+    const { bytesReceived = 0, responsesReceived = 0, requestsReceived = 0 } = entry;
+    sum = (sum ?? 0) + bytesReceived + responsesReceived + requestsReceived;
+  });
+  return sum;
+}

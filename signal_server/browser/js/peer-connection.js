@@ -10,18 +10,14 @@
 
 import { Emitter } from "./emitter.js";
 import { pathOf } from "./path.js";
+import { Recovery } from "./recovery.js";
+import { RemoteCandidates } from "./remote-candidates.js";
 import { ufragOf, ufragsOf } from "./sdp.js";
 
 /** @typedef {import("./parley.d.ts").SignalingClient} Client */
 /** @typedef {import("./parley.d.ts").PeerConnectionOptions} PeerConnectionOptions */
 
-const HELD_CANDIDATES = 200;
-const REMEMBERED_UFRAGS = 16;
 const OFFER_ATTEMPTS = 5;
-const ICE_RESTARTS = 3;
-const DISCONNECTED_GRACE_MS = 4_000;
-/** The polite side restarts ICE later, so that the two ends rarely do it at once. */
-const POLITE_EXTRA_MS = 2_000;
 
 /** @extends {Emitter<import("./parley.d.ts").PeerConnectionEvents>} */
 export class PeerConnection extends Emitter {
@@ -31,19 +27,11 @@ export class PeerConnection extends Emitter {
   #client;
   #options;
   #queue = Promise.resolve();
-  #ignoreOffer = false;
-  /** @type {Set<string>} */
-  #ignoredUfrags = new Set();
-  /** @type {Set<string>} */
-  #appliedUfrags = new Set();
-  /** @type {RTCIceCandidateInit[]} */
-  #held = [];
+  #candidates;
+  #recovery;
   /** @type {number | null} */
   #offered = null;
   #offerRefused = false;
-  #restarts = 0;
-  /** @type {any} */
-  #timer = null;
 
   /**
    * @param {Client} client
@@ -59,6 +47,14 @@ export class PeerConnection extends Emitter {
     this.pc = options.pc ?? "main";
     const Rtc = client.options.RTCPeerConnection ?? globalThis.RTCPeerConnection;
     this.rtc = new Rtc(options.rtcConfiguration);
+    this.#candidates = new RemoteCandidates(this.rtc, (candidate) =>
+      this.emit("candidate", { direction: "received", candidate }),
+    );
+    this.#recovery = new Recovery(this.rtc, options.iceRestarts, {
+      isPolite: () => this.polite,
+      restart: () => void this.restartIce(),
+      gaveUp: () => this.emit("failed", {}),
+    });
     this.#listen();
   }
 
@@ -78,11 +74,9 @@ export class PeerConnection extends Emitter {
    * @returns {Promise<void>}
    */
   async restartIce() {
-    const { rtc } = this;
-    if (this.#options.rtcConfiguration?.iceServers) {
+    if (this.#refreshesIceServers) {
       try {
-        const iceServers = await this.#client.freshIceServers();
-        if (!this.closed) rtc.setConfiguration({ ...rtc.getConfiguration(), iceServers });
+        this.useIceServers(await this.#client.freshIceServers());
       } catch (error) {
         // The credentials at hand may still be good.
         this.emit("error", /** @type {Error} */ (error));
@@ -90,16 +84,22 @@ export class PeerConnection extends Emitter {
     }
     if (this.closed) return;
     this.#offerRefused = false;
-    rtc.restartIce();
+    this.rtc.restartIce();
+  }
+
+  /**
+   * Servers with fresh credentials, for the next ICE session: the one there is keeps its own.
+   * @param {RTCIceServer[]} iceServers
+   */
+  useIceServers(iceServers) {
+    if (this.closed || !this.#refreshesIceServers) return;
+    // React Native has no getConfiguration.
+    this.rtc.setConfiguration({ ...this.#options.rtcConfiguration, iceServers });
   }
 
   /** The network is another one, or the server can be reached again: restore a lost path now. */
   networkChanged() {
-    const { connectionState } = this.rtc;
-    if (this.closed || (connectionState !== "disconnected" && connectionState !== "failed")) return;
-    clearTimeout(this.#timer);
-    this.#restarts = 0;
-    this.#recover(this.polite ? POLITE_EXTRA_MS : 0);
+    if (!this.closed) void this.#recovery.networkChanged();
   }
 
   /**
@@ -114,8 +114,8 @@ export class PeerConnection extends Emitter {
   close(reason = "closed") {
     if (this.closed) return;
     this.closed = true;
-    clearTimeout(this.#timer);
-    this.#held = [];
+    this.#recovery.stop();
+    this.#candidates.clear();
     this.rtc.close();
     this.#post("state", { state: "closed" });
     this.emit("closed", { reason });
@@ -127,6 +127,11 @@ export class PeerConnection extends Emitter {
    */
   receive(message) {
     this.#serially(() => this.#handle(message));
+  }
+
+  get #refreshesIceServers() {
+    const { refreshIceServers, rtcConfiguration } = this.#options;
+    return refreshIceServers ?? rtcConfiguration?.iceServers !== undefined;
   }
 
   #listen() {
@@ -210,7 +215,7 @@ export class PeerConnection extends Emitter {
         }
         return undefined;
       case "candidate":
-        for (const candidate of message.candidates ?? []) await this.#onCandidate(candidate);
+        for (const candidate of message.candidates ?? []) await this.#candidates.add(candidate);
         return undefined;
       case "renegotiate":
         if (message.reason === "ice_restart") return this.restartIce();
@@ -226,11 +231,7 @@ export class PeerConnection extends Emitter {
   async #onOffer({ sdp, negotiation }) {
     const { rtc } = this;
     this.emit("description", { direction: "received", type: "offer" });
-    this.#ignoreOffer = !this.polite && rtc.signalingState !== "stable";
-    if (this.#ignoreOffer) {
-      this.#ignoredUfrags = ufragsOf(sdp);
-      return;
-    }
+    if (!this.polite && rtc.signalingState !== "stable") return this.#candidates.ignore(sdp);
     // In have-local-offer this rolls the own offer back first (polite side).
     await this.#setRemote({ type: "offer", sdp }, negotiation);
     this.#offerRefused = false;
@@ -260,36 +261,8 @@ export class PeerConnection extends Emitter {
    */
   async #setRemote(description, negotiation) {
     await this.rtc.setRemoteDescription(description);
-    this.#ignoredUfrags.clear();
-    const applied = [...this.#appliedUfrags, ...ufragsOf(description.sdp)];
-    this.#appliedUfrags = new Set(applied.slice(-REMEMBERED_UFRAGS));
     this.#post("applied", { negotiation });
-    for (const candidate of this.#held.splice(0)) await this.#onCandidate(candidate);
-  }
-
-  /** @param {RTCIceCandidateInit} candidate */
-  async #onCandidate(candidate) {
-    const ufrag = ufragOf(candidate);
-    const current = this.#currentUfrags();
-    if (ufrag === null ? current.size === 0 : !current.has(ufrag)) {
-      // Of an ignored offer, or of a generation that an ICE restart has replaced.
-      const isDead = ufrag !== null && (this.#ignoredUfrags.has(ufrag) || this.#appliedUfrags.has(ufrag));
-      if (!isDead && this.#held.length < HELD_CANDIDATES) this.#held.push(candidate);
-      return;
-    }
-    if (candidate.candidate) this.emit("candidate", { direction: "received", candidate: candidate.candidate });
-    try {
-      await this.rtc.addIceCandidate(candidate);
-    } catch (error) {
-      if (!this.#ignoreOffer && candidate.candidate) throw error;
-    }
-  }
-
-  /** @returns {Set<string>} what addIceCandidate accepts now */
-  #currentUfrags() {
-    const { currentRemoteDescription, pendingRemoteDescription, remoteDescription } = this.rtc;
-    const sdps = [currentRemoteDescription, pendingRemoteDescription, remoteDescription];
-    return new Set(sdps.flatMap((description) => [...ufragsOf(description?.sdp)]));
+    await this.#candidates.applied(description);
   }
 
   /** @param {RTCIceCandidate | null} candidate */
@@ -310,29 +283,15 @@ export class PeerConnection extends Emitter {
 
   async #stateChanged() {
     const state = this.rtc.connectionState;
-    clearTimeout(this.#timer);
+    if (this.closed) return;
     this.emit("connectionstate", state);
-    if (state === "connected") this.#restarts = 0;
-    if (state === "failed") this.#recover(this.polite ? POLITE_EXTRA_MS : 0);
-    if (state === "disconnected") {
-      this.#recover(DISCONNECTED_GRACE_MS + (this.polite ? POLITE_EXTRA_MS : 0));
-    }
+    this.#recovery.stateChanged();
+    // Whatever cut this path may have cut the way to the server, too.
+    if (state === "disconnected") this.#client.checkConnection();
     const path = state === "connected" ? await this.path().catch(() => null) : null;
     if (this.closed || state !== this.rtc.connectionState) return;
     this.#post("state", { state, candidate_type: path?.localType ?? null });
     if (path) this.emit("path", path);
-  }
-
-  /** @param {number} afterMs */
-  #recover(afterMs) {
-    if (this.#restarts >= (this.#options.iceRestarts ?? ICE_RESTARTS)) {
-      if (this.rtc.connectionState === "failed") this.emit("failed", {});
-      return;
-    }
-    this.#timer = setTimeout(() => {
-      this.#restarts++;
-      void this.restartIce();
-    }, afterMs);
   }
 }
 

@@ -49,6 +49,7 @@ export class Roster {
     } else if (message.type === "peer_left") {
       this.peers.delete(message.peer);
     } else {
+      if (message.type === "peer_replaced") this.peers.delete(message.replaced);
       const known = this.peers.get(message.peer);
       this.peers.set(message.peer, peerOf({ ...known, ...message }));
     }

@@ -10,23 +10,24 @@ import { ParleyError, unavailable } from "./errors.js";
 import { Inbox } from "./inbox.js";
 import { Liveness } from "./liveness.js";
 import { Line } from "./line.js";
+import { Opening } from "./opening.js";
+import { Posts } from "./posts.js";
+import { Receipts } from "./receipts.js";
+import { NetworkEvents } from "./network-events.js";
 import { closedBy } from "./reconnect.js";
 import { Requests } from "./requests.js";
+import { DEFAULT_PING_S, welcomeOf } from "./welcome.js";
 
 /** @typedef {import("./parley.d.ts").SignalingOptions} SignalingOptions */
 /** @typedef {import("./parley.d.ts").Welcome} Welcome */
 /** @typedef {import("./parley.d.ts").SignalingState} SignalingState */
 /** @typedef {import("./parley.d.ts").Transport} Transport */
+/** @typedef {import("./parley.d.ts").Ticket} Ticket */
 
 export const REQUEST_MS = 10_000;
 
-const DEFAULT_PING_S = 10;
-const POST_MS = 30_000;
-const POST_ATTEMPTS = 5;
 const GAP_CODE = 4003;
 const SUPERSEDED_CODE = 4502;
-/** What becomes of a posted message whose addressee is gone interests nobody. */
-const MOOT = new Set(["not_found", "peer_unreachable", "timeout"]);
 
 /** @extends {Emitter<import("./parley.d.ts").SignalingEvents>} */
 export class Session extends Emitter {
@@ -41,7 +42,7 @@ export class Session extends Emitter {
   #line;
   /** The hello on this connection has been answered. */
   #isGreeted = false;
-  /** What takes the session up again on the next connection. @type {{session: string, secret: string} | null} */
+  /** What takes the session up again on the next connection. @type {Ticket | null} */
   #resume = null;
   #nextId = 1;
   #requests = new Requests();
@@ -49,14 +50,23 @@ export class Session extends Emitter {
   #liveness = new Liveness((t) => this.notify("ping", { t }), () => this.#line.lost());
   /** @type {ParleyError | null} */
   #refusal = null;
-  /** @type {{promise: Promise<Welcome>, resolve: (w: Welcome) => void, reject: (e: Error) => void, timer: any} | null} */
-  #connecting = null;
-  #onOnline = () => this.networkChanged();
+  /** @type {Opening<Welcome>} */
+  #opening = new Opening();
+  #receipts;
+  #posts = new Posts(
+    (type, fields, options) => this.request(type, fields, options),
+    (error) => this.#resume && this.emit("error", error),
+  );
+  #network = new NetworkEvents({
+    online: () => this.networkChanged(),
+    offline: () => this.checkConnection(),
+  });
 
   /** @param {SignalingOptions} options */
   constructor(options) {
     super();
     this.#options = options;
+    this.#receipts = new Receipts(options.features?.includes("receipts") === true);
     const getToken = () => (options.getToken ? options.getToken() : this.#options.token);
     this.#line = new Line(options, getToken, {
       opened: () => this.#hello(),
@@ -95,20 +105,17 @@ export class Session extends Emitter {
    */
   connect() {
     if (this.state === "open" && this.welcome) return Promise.resolve(this.welcome);
-    if (this.#connecting) return this.#connecting.promise;
+    if (this.#opening.promise) return this.#opening.promise;
     const limit = this.#options.connectTimeoutMs ?? 15_000;
     const late = () =>
       this.#end(this.#refusal ?? unavailable(`no answer from the server within ${limit / 1000} s`));
-    /** @type {any} */
-    const connecting = { timer: setTimeout(late, limit) };
-    connecting.promise = new Promise((resolve, reject) => Object.assign(connecting, { resolve, reject }));
-    this.#connecting = connecting;
+    const opening = this.#opening.begin(limit, late);
     if (this.state !== "reconnecting") {
       this.#setState("connecting");
-      /** @type {any} */ (globalThis).addEventListener?.("online", this.#onOnline);
+      this.#network.listen();
       this.#line.begin();
     }
-    return connecting.promise;
+    return opening;
   }
 
   /** Say goodbye and stay disconnected. */
@@ -123,9 +130,19 @@ export class Session extends Emitter {
    * platform's `online` event does the same by itself.
    */
   networkChanged() {
+    this.checkConnection();
+  }
+
+  /** Look at once whether the server can still be reached, and reconnect if it cannot. */
+  checkConnection() {
     if (this.state === "idle" || this.state === "closed") return;
     this.#line.hurry();
-    if (this.#isGreeted) this.#liveness.check();
+    if (this.#isGreeted) this.#liveness.doubt();
+  }
+
+  /** What another client, after this one is gone, takes this one's place with (`replaces`). @returns {Ticket | null} */
+  get ticket() {
+    return this.#resume && { ...this.#resume };
   }
 
   /**
@@ -148,16 +165,20 @@ export class Session extends Emitter {
    * session to be resumed.
    * @param {string} type
    * @param {Record<string, unknown>} [fields]
-   * @param {{timeoutMs?: number}} [options] time on a connection
+   * @param {import("./parley.d.ts").RequestOptions} [options]
    * @returns {Promise<any>} the `ok` message
    */
-  request(type, fields = {}, { timeoutMs = REQUEST_MS } = {}) {
-    if (!this.#resume) return Promise.reject(unavailable("not connected"));
+  async request(type, fields = {}, { timeoutMs = REQUEST_MS, until } = {}) {
+    if (!this.#resume) throw unavailable("not connected");
+    if (until) this.#receipts.assertOn();
     const id = this.#nextId++;
     const message = { type, id, ...fields };
     const answer = this.#requests.add(message, timeoutMs);
+    this.#receipts.follow(message);
+    const arrival = until && this.#receipts.reached(id, until);
     if (this.#isGreeted && this.#write(message)) this.#requests.sent(id);
-    return answer;
+    const [ok] = await Promise.all([answer, arrival]);
+    return ok;
   }
 
   /**
@@ -167,7 +188,7 @@ export class Session extends Emitter {
    * @param {Record<string, unknown>} [fields]
    */
   post(type, fields = {}) {
-    this.#post(type, fields, 1);
+    this.#posts.post(type, fields);
   }
 
   /**
@@ -180,57 +201,27 @@ export class Session extends Emitter {
     return this.#isGreeted && this.#write({ type, ...fields });
   }
 
-  /**
-   * A server message that is not the session's own business.
-   * @param {any} _message
-   * @protected
-   */
+  /** A server message that is not the session's own business. @param {any} _message @protected */
   onMessage(_message) {}
 
-  /**
-   * A session begins; `message` is the welcome as it came.
-   * @param {any} _message
-   * @protected
-   */
+  /** A session begins; `message` is the welcome as it came. @param {any} _message @protected */
   onWelcome(_message) {}
 
-  /**
-   * The session goes on after a lost connection; what it missed follows.
-   * @param {any} _message
-   * @protected
-   */
+  /** The session goes on; what it missed follows. @param {any} _message @protected */
   onResumed(_message) {}
 
-  /**
-   * The session is gone, and with it everything it was part of.
-   * @param {ParleyError} _error
-   * @protected
-   */
+  /** The session is gone, and all it was part of. @param {ParleyError} _error @protected */
   onSessionLost(_error) {}
 
   /** The client stays closed. @protected */
   onEnd() {}
 
-  /**
-   * @param {string} type
-   * @param {Record<string, unknown>} fields
-   * @param {number} attempt
-   */
-  #post(type, fields, attempt) {
-    this.request(type, fields, { timeoutMs: POST_MS }).catch((error) => {
-      if (error.code === "rate_limited" && attempt < POST_ATTEMPTS) {
-        setTimeout(() => this.#post(type, fields, attempt + 1), error.retryAfterMs ?? 1_000);
-      } else if (this.#resume && !MOOT.has(error.code)) {
-        this.emit("error", error);
-      }
-    });
-  }
-
   #hello() {
-    const resume = this.#resume ? { ...this.#resume, last_seq: this.#inbox.last } : undefined;
+    const { features = [], replaces, room, data } = this.#options;
+    const successor = replaces && room ? { replaces, room, data } : {};
+    const entry = this.#resume ? { resume: { ...this.#resume, last_seq: this.#inbox.last } } : successor;
     this.#inbox.acknowledge();
-    const features = this.#options.features ?? [];
-    this.#write({ type: "hello", id: this.#nextId++, token: this.#line.token, features, resume });
+    this.#write({ type: "hello", id: this.#nextId++, token: this.#line.token, features, ...entry });
   }
 
   /**
@@ -275,6 +266,8 @@ export class Session extends Emitter {
         return this.#liveness.ponged(message.t);
       case "go_away":
         return this.#line.sentAway(message.reconnect_after_ms ?? 0);
+      case "receipt":
+        return this.#receipt(message);
       case "token_expiring":
         return this.#tokenExpires(message.expires_in_s);
       default:
@@ -305,7 +298,7 @@ export class Session extends Emitter {
   }
 
   /** @param {any} message welcome or resumed */
-  #greeted({ session, resume, ping_interval_s }) {
+  #greeted({ session, resume }) {
     this.#line.settled();
     this.#isGreeted = true;
     this.#refusal = null;
@@ -315,21 +308,29 @@ export class Session extends Emitter {
     this.transport = kind;
     this.#setState("open");
     if (isOther) this.emit("transport", kind);
-    this.#liveness.start(ping_interval_s ?? DEFAULT_PING_S);
+    this.#liveness.start(this.welcome?.pingIntervalS ?? DEFAULT_PING_S);
   }
 
   #connected() {
-    const connecting = this.#connecting;
-    this.#connecting = null;
-    clearTimeout(connecting?.timer);
-    if (this.welcome) connecting?.resolve(this.welcome);
+    if (this.welcome) this.#opening.done(this.welcome);
+  }
+
+  /** @param {any} message */
+  #receipt(message) {
+    const receipt = this.#receipts.take(message);
+    if (receipt) this.emit("receipt", receipt);
   }
 
   /** @param {any} message */
   #refused(message) {
     const error = ParleyError.fromWire(message);
     const waiting = this.#requests.settle(message.id);
-    if (waiting) return waiting.reject(error);
+    if (waiting) {
+      this.#receipts.forget(message.id);
+      return waiting.reject(error);
+    }
+    // An offer that was taken at first has lost to another one, which is on its way.
+    if (error.code === "glare") return undefined;
     if (this.#isGreeted) return this.emit("error", error);
     if (this.#resume && (error.code === "resume_expired" || error.code === "resume_gap")) {
       this.#loseSession(error.code);
@@ -346,6 +347,7 @@ export class Session extends Emitter {
     this.#resume = null;
     this.#inbox.reset();
     this.#requests.failAll(error);
+    this.#receipts.clear();
     this.onSessionLost(error);
     this.emit("session_lost", { reason });
   }
@@ -379,12 +381,10 @@ export class Session extends Emitter {
     this.onEnd();
     this.welcome = null;
     this.transport = null;
-    /** @type {any} */ (globalThis).removeEventListener?.("online", this.#onOnline);
-    const connecting = this.#connecting;
-    this.#connecting = null;
-    clearTimeout(connecting?.timer);
-    connecting?.reject(error ?? unavailable("closed"));
-    if (error && !connecting) this.emit("error", error);
+    this.#network.stop();
+    this.#receipts.clear();
+    const isOpening = this.#opening.fail(error ?? unavailable("closed"));
+    if (error && !isOpening) this.emit("error", error);
   }
 
   /**
@@ -396,20 +396,4 @@ export class Session extends Emitter {
     this.state = state;
     this.emit("state", { state, error });
   }
-}
-
-/**
- * @param {any} message welcome or resumed
- * @returns {Welcome}
- */
-function welcomeOf(message) {
-  return {
-    session: message.session,
-    peer: message.peer,
-    identity: message.identity,
-    node: message.node,
-    region: message.region,
-    pingIntervalS: message.ping_interval_s ?? DEFAULT_PING_S,
-    limits: message.limits ?? {},
-  };
 }

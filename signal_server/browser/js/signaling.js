@@ -6,38 +6,27 @@
  */
 
 import { Calls } from "./calls.js";
-import { ParleyError, timedOut, unavailable } from "./errors.js";
+import { timedOut, unavailable } from "./errors.js";
+import { IceServers } from "./ice-servers.js";
+import { Links } from "./links.js";
 import { PeerConnection } from "./peer-connection.js";
 import { Roster } from "./roster.js";
 import { REQUEST_MS, Session } from "./session.js";
 
 /** @typedef {import("./parley.d.ts").Peer} Peer */
 /** @typedef {import("./parley.d.ts").RoomSnapshot} RoomSnapshot */
-/** @typedef {import("./parley.d.ts").IceServers} IceServers */
-/** @typedef {{resolve: (servers: IceServers) => void, reject: (error: Error) => void, timer: any}} Waiting */
 
 const PAIR_MESSAGES = new Set([
   "offer", "answer", "pranswer", "rollback", "candidate", "applied", "renegotiate", "state",
 ]);
-/** A credential with less life than this is not handed to a new connection. */
-const ICE_MARGIN_MS = 60_000;
 const PRESENCE_MS = 10_000;
-/** Messages kept for a connection that a call is about to make. */
-const HELD = 300;
-
 export class SignalingClient extends Session {
   #roster = new Roster();
   /** @type {{room: string, data: unknown} | null} */
   #wanted = null;
   #resyncing = false;
-  /** @type {Waiting[]} */
-  #iceWaiting = [];
-  /** @type {IceServers | null} */
-  #ice = null;
-  /** @type {Map<string, PeerConnection>} */
-  #links = new Map();
-  /** @type {{key: string, message: any}[]} */
-  #held = [];
+  #ice = new IceServers((wish) => this.request("ice_servers", { ...wish }));
+  #links = new Links();
   #calls = new Calls(this);
 
   /** @param {import("./parley.d.ts").SignalingOptions} options */
@@ -71,7 +60,7 @@ export class SignalingClient extends Session {
   async leave() {
     this.#wanted = null;
     this.#calls.hangupAll();
-    this.#closeLinks("left");
+    this.#links.close("left");
     this.#roster.clear();
     await this.request("leave");
   }
@@ -80,10 +69,11 @@ export class SignalingClient extends Session {
    * Send application data to one peer.
    * @param {string} to
    * @param {unknown} data
+   * @param {{until?: "relayed" | "received"}} [options]
    * @returns {Promise<void>}
    */
-  async send(to, data) {
-    await this.request("message", { to, data });
+  async send(to, data, options) {
+    await this.request("message", { to, data }, options);
   }
 
   /**
@@ -114,34 +104,18 @@ export class SignalingClient extends Session {
   /**
    * Ask for ICE servers with fresh credentials.
    * @param {{ttl?: number, region?: string}} [wish]
-   * @returns {Promise<IceServers>}
+   * @returns {Promise<import("./parley.d.ts").IceServers>}
    */
-  iceServers({ ttl, region } = {}) {
-    return new Promise((resolve, reject) => {
-      /** @type {Waiting} */
-      const waiting = { resolve, reject, timer: null };
-      // The answer is the numbered `ice_servers` message, which carries no id; a refusal does.
-      const refuse = (/** @type {Error} */ error) => {
-        clearTimeout(waiting.timer);
-        this.#iceWaiting = this.#iceWaiting.filter((one) => one !== waiting);
-        reject(error);
-      };
-      waiting.timer = setTimeout(() => refuse(timedOut("ice_servers")), REQUEST_MS);
-      this.#iceWaiting.push(waiting);
-      this.request("ice_servers", { ttl, region }).catch((error) => {
-        if (error.code !== "timeout") refuse(error);
-      });
-    });
+  iceServers(wish = {}) {
+    return this.#ice.ask(wish);
   }
 
   /**
    * ICE servers for a new connection: those at hand while they are good for another minute.
    * @returns {Promise<RTCIceServer[]>}
    */
-  async freshIceServers() {
-    const known = this.#ice;
-    if (known && known.expiresAt * 1000 > Date.now() + ICE_MARGIN_MS) return known.iceServers;
-    return (await this.iceServers()).iceServers;
+  freshIceServers() {
+    return this.#ice.fresh();
   }
 
   /**
@@ -151,16 +125,7 @@ export class SignalingClient extends Session {
    * @returns {PeerConnection}
    */
   peerConnection(peer, options = {}) {
-    const key = linkKey(peer, options.pc ?? "main");
-    if (this.#links.has(key)) {
-      throw new ParleyError("wrong_state", "a connection of that name to this peer is open");
-    }
-    const link = new PeerConnection(this, peer, options);
-    this.#links.set(key, link);
-    link.once("closed", () => this.#links.delete(key));
-    for (const held of this.#held) if (held.key === key) link.receive(held.message);
-    this.#held = this.#held.filter((held) => held.key !== key);
-    return link;
+    return this.#links.open(peer, options.pc ?? "main", () => new PeerConnection(this, peer, options));
   }
 
   /**
@@ -190,7 +155,7 @@ export class SignalingClient extends Session {
 
   networkChanged() {
     super.networkChanged();
-    for (const link of this.#links.values()) link.networkChanged();
+    this.#links.networkChanged();
   }
 
   /**
@@ -220,7 +185,7 @@ export class SignalingClient extends Session {
    * @param {import("./call.js").Call} call
    */
   callOver({ room, peer }) {
-    this.#held = this.#held.filter(({ message }) => message.from !== peer);
+    this.#links.forget(peer);
     if (room === null || room !== this.room || room === this.#wanted?.room) return;
     const { room: home, data } = this.#wanted ?? {};
     const back = home === undefined ? this.request("leave") : this.#enter(home, data);
@@ -247,7 +212,7 @@ export class SignalingClient extends Session {
     if (message.room) this.#showRoom(message.room);
     else if (this.room !== null) this.#showRoom({ room: null, revision: 0, peers: [] });
     this.#calls.resumed(message.calls ?? []);
-    for (const link of this.#links.values()) link.networkChanged();
+    this.#links.networkChanged();
   }
 
   /**
@@ -262,6 +227,7 @@ export class SignalingClient extends Session {
       case "peer_joined":
       case "peer_left":
       case "peer_updated":
+      case "peer_replaced":
         return this.#rosterChanged(message);
       case "message":
         return this.#said(message);
@@ -276,21 +242,21 @@ export class SignalingClient extends Session {
   }
 
   /**
-   * @param {ParleyError} error
+   * @param {import("./errors.js").ParleyError} error
    * @protected
    */
   onSessionLost(error) {
-    this.#refuseIce(error);
+    this.#ice.refuseAll(error);
     this.#calls.endAll("unreachable");
-    this.#closeLinks("session_lost");
+    this.#links.close("session_lost");
     this.#roster.clear();
   }
 
   /** @protected */
   onEnd() {
-    this.#refuseIce(unavailable("closed"));
+    this.#ice.refuseAll(unavailable("closed"));
     this.#calls.endAll("user_hangup");
-    this.#closeLinks("closed");
+    this.#links.close("closed");
     this.#roster.clear();
   }
 
@@ -332,9 +298,7 @@ export class SignalingClient extends Session {
     for (const peer of before) {
       if (!this.peers.has(peer.peer)) this.emit("peer_left", { ...peer, reason: "missed" });
     }
-    for (const link of [...this.#links.values()]) {
-      if (!this.peers.has(link.peer)) link.close("peer_left");
-    }
+    this.#links.close("peer_left", (peer) => !this.peers.has(peer));
     this.emit("room", this.#snapshot());
   }
 
@@ -346,7 +310,11 @@ export class SignalingClient extends Session {
     const peer = this.#roster.peers.get(message.peer) ?? before;
     if (peer && message.type === "peer_left") {
       this.emit("peer_left", { ...peer, reason: message.reason });
-      this.#closeLinks("peer_left", message.peer);
+      this.#links.close("peer_left", (one) => one === message.peer);
+    } else if (peer && message.type === "peer_replaced") {
+      // The device is in the room before what it was is gone: who listens can connect again.
+      this.#links.close("peer_replaced", (one) => one === message.replaced);
+      this.emit("peer_replaced", { ...peer, replaced: message.replaced });
     } else if (peer) {
       this.emit(message.type, peer);
     }
@@ -375,34 +343,12 @@ export class SignalingClient extends Session {
 
   /** @param {any} message */
   #toLink(message) {
-    const pc = message.pc ?? "main";
-    const key = linkKey(message.from, pc);
-    if (!this.#links.has(key) && this.calls.some((call) => call.awaits(message.from))) {
-      if (this.#held.length < HELD) this.#held.push({ key, message });
-      return;
+    const { from, identity, type, pc = "main" } = message;
+    if (!this.#links.has(from, pc)) {
+      if (this.calls.some((call) => call.awaits(from))) return this.#links.hold(message);
+      if (type === "offer") this.emit("incoming", { peer: from, identity, pc });
     }
-    if (message.type === "offer" && !this.#links.has(key)) {
-      this.emit("incoming", { peer: message.from, identity: message.identity, pc });
-    }
-    this.#links.get(key)?.receive(message);
-  }
-
-  /**
-   * @param {string} reason
-   * @param {string} [peer] only of this peer
-   */
-  #closeLinks(reason, peer) {
-    for (const link of [...this.#links.values()]) {
-      if (peer === undefined || link.peer === peer) link.close(reason);
-    }
-  }
-
-  /** @param {ParleyError} error */
-  #refuseIce(error) {
-    for (const waiting of this.#iceWaiting.splice(0)) {
-      clearTimeout(waiting.timer);
-      waiting.reject(error);
-    }
+    this.#links.deliver(message);
   }
 
   /**
@@ -410,16 +356,9 @@ export class SignalingClient extends Session {
    * @param {number} expiresAt
    */
   #iceArrived(iceServers, expiresAt) {
-    this.#ice = { iceServers, expiresAt };
-    const waiting = this.#iceWaiting.shift();
-    clearTimeout(waiting?.timer);
-    waiting?.resolve(this.#ice);
-    this.emit("ice_servers", this.#ice);
+    const servers = { iceServers, expiresAt };
+    this.#ice.arrived(servers);
+    this.#links.useIceServers(iceServers);
+    this.emit("ice_servers", servers);
   }
 }
-
-/**
- * @param {string} peer
- * @param {string} pc
- */
-const linkKey = (peer, pc) => JSON.stringify([peer, pc]);

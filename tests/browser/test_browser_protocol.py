@@ -1,0 +1,87 @@
+"""parley.js in Chromium and the real server: receipts, replaced devices, arbitrated glare."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import BrowserContext, Page
+from servers import Parley
+
+pytestmark = pytest.mark.chromium
+
+JOIN = """
+async ([url, token, options]) => {
+  const { SignalingClient } = await import("/js/parley.js");
+  const client = new SignalingClient({ url, token, room: "protocol", ...options });
+  Object.assign(window, { client, told: [], failed: [] });
+  for (const name of ["receipt", "peer_replaced", "peer_left", "message"]) {
+    client.on(name, (detail) => window.told.push([name, detail]));
+  }
+  client.on("error", (error) => window.failed.push(String(error)));
+  const joined = new Promise((resolve) => client.once("room", resolve));
+  await client.connect();
+  await joined;
+  return client.peer;
+}
+"""
+DATA = """(peer) => {
+  const link = client.peerConnection(peer);
+  link.on("error", (error) => window.failed.push(String(error)));
+  window.link = link;
+  window.heard = [];
+  link.rtc.addEventListener("datachannel", ({ channel }) => {
+    channel.onmessage = ({ data }) => window.heard.push(data);
+  });
+  const channel = link.rtc.createDataChannel("chat");
+  channel.onopen = () => channel.send("hello");
+}"""
+
+
+def join(context: BrowserContext, parley: Parley, identity: str, **options: object) -> Page:
+    page = context.new_page()
+    page.goto(f"{parley.url}/healthz")  # a page without a Content-Security-Policy
+    page.evaluate(JOIN, [parley.ws_url, parley.token(identity), options])
+    return page
+
+
+def test_a_message_is_told_to_have_been_received(context: BrowserContext, parley: Parley) -> None:
+    ada = join(context, parley, "ada", features=["receipts"])
+    bo = join(context, parley, "bo")
+    to = bo.evaluate("client.peer")
+    ada.evaluate("(to) => client.send(to, 'hi', { until: 'received' })", to)
+    assert bo.evaluate("told.map(([name]) => name)") == ["message"]
+    stages = "told.filter(([name]) => name === 'receipt').map(([_, { stage }]) => stage)"
+    assert ada.evaluate(stages)[-1] == "received"
+    assert ada.evaluate("told.every(([name, { to }]) => name !== 'receipt' || to)")
+    for page in (ada, bo):
+        assert page.evaluate("failed") == []
+        page.evaluate("client.close()")
+
+
+def test_another_page_takes_the_place_of_one_that_hangs(
+    context: BrowserContext, parley: Parley
+) -> None:
+    ada = join(context, parley, "ada")
+    bo = join(context, parley, "bo")
+    former, ticket = bo.evaluate("[client.peer, client.ticket]")
+    ada.evaluate(DATA, former)
+    successor = join(context, parley, "bo", replaces=ticket)
+    peer = successor.evaluate("client.peer")
+    ada.wait_for_function("told.some(([name]) => name === 'peer_replaced')")
+    [[name, detail]] = ada.evaluate("told")
+    assert (name, detail["peer"], detail["replaced"]) == ("peer_replaced", peer, former)
+    assert ada.evaluate("link.closed")
+    assert ada.evaluate("[...client.peers.keys()]") == [peer]
+    bo.wait_for_function("client.state === 'closed'")
+    for page in (ada, successor):
+        page.evaluate("client.close()")
+
+
+def test_both_offer_at_once(context: BrowserContext, parley: Parley) -> None:
+    pages = [join(context, parley, identity) for identity in ("ada", "bo")]
+    peers = [page.evaluate("client.peer") for page in pages]
+    for page, other in zip(pages, reversed(peers), strict=True):
+        page.evaluate(f"(peer) => setTimeout(({DATA}), 500 - Date.now() % 500, peer)", other)
+    for page in pages:
+        page.wait_for_function("window.heard?.length === 1", timeout=15_000)
+        assert page.evaluate("failed") == []
+        page.evaluate("client.close()")
