@@ -2,6 +2,7 @@
 #
 #   docker build -t parley .
 #   docker build -t parley --build-arg EXTRAS='[probes]' .       with aiortc (100 MB more)
+#   docker build -t parley --build-arg COMPILE=1 .               hot modules as machine code (docs/performance.md)
 #
 # Without a network: `pip download -d wheelhouse . hatchling`, then
 #   docker build -t parley --build-arg PIP_ARGS='--no-index --find-links wheelhouse' .
@@ -10,12 +11,14 @@ ARG PYTHON_IMAGE=python:3.11-slim
 FROM ${PYTHON_IMAGE} AS build
 ARG PIP_ARGS=""
 ARG EXTRAS=""
+ARG COMPILE=0
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN python3 -m venv /opt/parley
 # .dockerignore lets in the packages, pyproject.toml, README, LICENSE and a wheelhouse, nothing else.
 COPY . .
-RUN /opt/parley/bin/pip wheel ${PIP_ARGS} --no-deps --wheel-dir /dist . \
+RUN if [ "$COMPILE" = 1 ]; then apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; fi
+RUN PARLEY_COMPILE=${COMPILE} /opt/parley/bin/pip wheel ${PIP_ARGS} --no-deps --wheel-dir /dist . \
  && /opt/parley/bin/pip install ${PIP_ARGS} "$(ls /dist/parley_rtc-*.whl)${EXTRAS}" \
  && /opt/parley/bin/pip uninstall --yes pip setuptools
 

@@ -1,5 +1,6 @@
 # make run    start Parley on this machine        make check  lint, types, contracts, unit tests (< 60 s)
 # make test   everything, with real components    make clean  remove what the others made
+# make compiled   the unit tests against a build that mypyc compiled (needs a C compiler)
 # make bench  compare with PeerServer, a ws relay and a C++ limit (needs g++ and npm)
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install --retries 5
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test check format js bench clean
+.PHONY: help run test check format js bench compiled clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -52,6 +53,12 @@ test: $(VENV)/test.stamp
 	 elif [ -n "$$CI" ]; then echo "npm is missing"; exit 1; \
 	 else echo "skipped: JavaScript tests, npm is not installed"; fi
 	@$(PYTEST) -n 2 --dist loadfile $(ARGS)
+
+compiled: $(VENV)/test.stamp
+	@rm -rf test-output/compiled
+	@PARLEY_COMPILE=1 $(PIP) --no-deps --target test-output/compiled .
+	@PYTHONPATH=test-output/compiled $(BIN)/python -P -c 'import signal_server.build as b; assert b.is_compiled()'
+	@PYTHONPATH=test-output/compiled $(BIN)/python -P -m pytest -q tests/unit/signal_server tests/model
 
 bench: $(VENV)/run.stamp
 	@$(BIN)/python bench/run.py $(ARGS)

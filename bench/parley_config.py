@@ -15,7 +15,8 @@ import msgspec
 from signal_server.cli.keys import generate
 from signal_server.config import Settings
 from turn_broker.access_token import AccessTokens
-from turn_broker.config import AccountSettings, ApiKeySettings, accounts_of
+from turn_broker.config import AccountSettings, ApiKeySettings
+from turn_broker.parts import accounts_of
 
 IDENTITIES = 5000
 _NO_LIMIT = "{ per_s = 1e6, burst = 1e6 }"
@@ -39,6 +40,7 @@ def write(directory: Path) -> None:
         "[[accounts.keys]]",
         f'sid = "{keys.key_sid}"',
         f'secret = "{keys.key_secret}"',
+        *_issue_rates(),
         *_rates(),
     ]
     (directory / "parley.toml").write_text("\n".join(lines) + "\n")
@@ -53,6 +55,14 @@ def write(directory: Path) -> None:
         for number in range(IDENTITIES)
     )
     (directory / "tokens").write_text("\n".join(issued) + "\n")
+
+
+def _issue_rates() -> list[str]:
+    """Otherwise most clients of a storm would get no TURN credential, and be cheaper for it."""
+    issue = getattr(Settings().turn, "issue", None)
+    names = [field.name for field in msgspec.structs.fields(issue)] if issue is not None else []
+    rates = [name for name in names if name.endswith(("_per_s", "_burst"))]
+    return ["[turn.issue]", *(f"{name} = 1_000_000" for name in rates)] if rates else []
 
 
 def _rates() -> list[str]:

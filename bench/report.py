@@ -12,6 +12,7 @@ _RATED_BY = {
     "setup": ("calls_per_cpu_s", True),
     "open": ("messages_per_cpu_s", True),
     "storm": ("joins_per_cpu_s", True),
+    "return": ("joins_per_cpu_s", True),
     "idle": ("bytes_per_connection", False),
 }
 """Of each workload: the figure that counts, and whether more of it is better."""
@@ -21,6 +22,7 @@ _COLUMNS = {
     "setup": ("calls_per_cpu_s", "calls_per_s", "call_p50_us", "call_p99_us"),
     "open": ("messages_per_cpu_s", "messages_per_s", "p50_us", "p99_us"),
     "storm": ("joins_per_cpu_s", "joins_per_s", "join_p50_us", "join_p99_us"),
+    "return": ("joins_per_cpu_s", "joins_per_s", "join_p50_us", "join_p99_us"),
     "idle": ("bytes_per_connection", "empty_bytes"),
 }
 _CPU = ("server_cpu", "generator_cpu")

@@ -22,6 +22,7 @@ from typing import Any
 
 import compared
 import report
+import tokens
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
@@ -39,6 +40,8 @@ class Workload:
     name: str
     mode: str
     arguments: tuple[str, ...] = ()
+    is_second: bool = False
+    """The same clients have been there before, and come back with the same tokens."""
 
 
 @dataclass(frozen=True)
@@ -56,30 +59,36 @@ class Bench:
         """Start the server, load it, stop it."""
         scratch = self.scratch / str(number)
         with compared.running(server, scratch, self.server_core) as running:
-            idle = running.memory()
             command = [
                 *(str(self.generator), "--mode", workload.mode, "--dialect", server.dialect),
                 *("--port", str(running.port), "--pid", str(running.pid)),
                 *("--tokens", str(running.tokens), "--seconds", str(self.seconds)),
                 *("--connections", str(self.connections), *workload.arguments),
             ]
-            generator = subprocess.Popen(
-                compared.pinned(command, self.generator_core, compared.may_raise_priority()),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            assert generator.stdin is not None
-            assert generator.stdout is not None
-            line = generator.stdout.readline()
-            result: Result = json.loads(line) if line else {}
-            if workload.mode == "idle":
-                time.sleep(SETTLE_S)
-                used = running.memory() - idle
-                result = {"bytes_per_connection": used / self.connections, "empty_bytes": idle}
-            generator.communicate("\n")
-            if generator.returncode or not line:
-                raise RuntimeError(f"{server.name}, {workload.name}: the run failed")
+            command = compared.pinned(command, self.generator_core, compared.may_raise_priority())
+            try:
+                if workload.is_second:
+                    self._load(command, running, workload)
+                return self._load(command, running, workload)
+            except RuntimeError as failure:
+                raise RuntimeError(f"{server.name}, {workload.name}: {failure}") from failure
+
+    def _load(self, command: list[str], running: compared.Running, workload: Workload) -> Result:
+        idle = running.memory()
+        generator = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert generator.stdin is not None
+        assert generator.stdout is not None
+        line = generator.stdout.readline()
+        result: Result = json.loads(line) if line else {}
+        if workload.mode == "idle":
+            time.sleep(SETTLE_S)
+            used = running.memory() - idle
+            result = {"bytes_per_connection": used / self.connections, "empty_bytes": idle}
+        generator.communicate("\n")
+        if generator.returncode or not line:
+            raise RuntimeError("the run failed")
         return result
 
 
@@ -97,9 +106,25 @@ def build(scratch: Path) -> tuple[Path, Path]:
     return programs[0], programs[1]
 
 
-def candidates(limit: Path, root: Path, baseline: Path | None) -> list[compared.Server]:
+def compiled(root: Path, scratch: Path) -> Path | None:
+    """The checkout as a compiled package; None where it cannot be built."""
+    target = scratch / "compiled"
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    command += ["--no-deps", "--target", str(target), str(root)]
+    environment = {**os.environ, "PARLEY_COMPILE": "1"}
+    if subprocess.run(command, env=environment, check=False).returncode:
+        print("the compiled build failed: without it")
+        return None
+    return target
+
+
+def candidates(
+    limit: Path, root: Path, baseline: Path | None, built: Path | None
+) -> list[compared.Server]:
     """Everything that can run here."""
     found = [compared.parley("Parley", root.resolve())]
+    if built is not None:
+        found.append(compared.parley("compiled", built))
     if baseline is not None:
         found.append(compared.parley("baseline", baseline.resolve()))
     if shutil.which("npm") is None:
@@ -123,6 +148,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="names of workloads, comma-separated")
     parser.add_argument("--servers", default="", help="names of servers, comma-separated")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout that is measured")
+    parser.add_argument("--plain", action="store_true", help="without the compiled build")
     parser.add_argument("--baseline", type=Path, help="another checkout of Parley to compare with")
     return parser.parse_args()
 
@@ -156,6 +182,9 @@ def conditions() -> Result:
 
 def main() -> None:
     options = read_options()
+    if options.only == "tokens":
+        tokens.main(options.rounds, options.seconds)
+        return
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         print("one core only: server and generator share it, so trust the ratios alone")
@@ -166,6 +195,7 @@ def main() -> None:
             Workload("setup", "setup", ("--pairs", "50")),
             Workload("open", "open", ("--rate", str(options.rate))),
             Workload("storm", "storm"),
+            Workload("return", "storm", is_second=True),
             Workload("idle", "idle"),
         ],
     )
@@ -175,7 +205,8 @@ def main() -> None:
         scratch = Path(name)
         generator, limit = build(scratch)
         bench = Bench(generator, scratch, cores[0], cores[-1], options.seconds, options.connections)
-        present = chosen(options.servers, candidates(limit, options.root, options.baseline))
+        built = None if options.plain else compiled(options.root.resolve(), scratch)
+        present = chosen(options.servers, candidates(limit, options.root, options.baseline, built))
         for workload in workloads:
             for round_number in range(1, options.rounds + 1):
                 for server in present:

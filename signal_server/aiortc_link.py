@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from signal_server.client import SignalingClient
-from signal_server.client_wire import SignalingError
+from signal_server.client_wire import GlareError, SignalingError
 from signal_server.wire import messages as wire
 from signal_server.wire.candidate import CandidateInit
 from signal_server.wire.sdp import outline
@@ -177,6 +177,9 @@ class PeerLink:
             return
         try:
             self._offered = await self._client.offer(self.peer, await _describe(pc))
+        except GlareError:
+            # The other side's offer won, and brings the connection.
+            await self._discard()
         except (ConnectionError, SignalingError):
             await self._discard()
             raise

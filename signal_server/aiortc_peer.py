@@ -94,11 +94,17 @@ class AiortcPeer:
         if isinstance(message, SessionLost):
             # Peers will know this side under a new id; what was agreed under the old one is void.
             await self._close_links()
-        elif isinstance(message, wire.PeerLeft) and message.peer in self.links:
-            await self.links[message.peer].close()
-            del self.links[message.peer]
+        elif isinstance(message, wire.PeerLeft):
+            await self._close_link(message.peer)
+        elif isinstance(message, wire.PeerReplaced):
+            await self._close_link(message.replaced)
         if self._other is not None:
             self._other(message)
+
+    async def _close_link(self, peer: str) -> None:
+        link = self.links.pop(peer, None)
+        if link is not None:
+            await link.close()
 
     async def _close_links(self) -> None:
         for link in list(self.links.values()):

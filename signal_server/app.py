@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import gc
 import logging
-import secrets
 import signal
 import socket as stdlib_socket
+import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
 from importlib.metadata import version
+from importlib.resources import files
 from typing import Any
 
 import uvicorn
@@ -29,9 +30,9 @@ from starlette.routing import BaseRoute
 from signal_server import clock, metrics
 from signal_server.config import Settings
 from signal_server.core.effects import Announce
-from signal_server.core.guesses import Guesses
 from signal_server.core.inputs import IceGrant, Permit
-from signal_server.core.switchboard import Rules, Switchboard
+from signal_server.core.rules import Rules
+from signal_server.core.switchboard import Switchboard
 from signal_server.edge import operations, pages
 from signal_server.edge.asyncapi import asyncapi_document
 from signal_server.edge.dispatcher import Bearer, Clocks, Dispatcher
@@ -39,17 +40,23 @@ from signal_server.edge.fallback import Fallback
 from signal_server.edge.front import listen, make_front
 from signal_server.edge.server import SocketSettings
 from signal_server.edge.server_api import ServerApi
+from signal_server.edge.webhook_journal import WebhookJournal
 from signal_server.edge.webhooks import Webhooks
+from signal_server.probing import probes_of
 from signal_server.wire.codec import Refusal
 from signal_server.wire.codes import CloseCode, ErrorCode
-from turn_broker import http as broker_http
-from turn_broker.access_token import AccessTokens, TokenRefusal
+from turn_broker.access_token import Grants, TokenRefusal
 from turn_broker.accounts import Account
-from turn_broker.broker import ENTROPY_BYTES, Grant, GrantRefusal, TurnNode
-from turn_broker.config import accounts_of, broker_of
-from turn_broker.counters import Counters, CountersCollector
+from turn_broker.broker import Grant, Wishes
+from turn_broker.config import SettingsError
+from turn_broker.fleet.turn_control import TurnControl
+from turn_broker.guesses import Guesses
+from turn_broker.issuer import Asker, IssueRefusal
+from turn_broker.nodes import TurnNode
 from turn_broker.openapi import openapi_components, openapi_paths
+from turn_broker.parts import accounts_of, store_of
 from turn_broker.problem import framework_problem
+from turn_broker.service import BrokerService
 
 log = logging.getLogger("parley.app")
 
@@ -61,23 +68,43 @@ BACKLOG = 4096
 WEBHOOK_GRACE_S = 3.0
 """How long a node that ends waits for its last webhooks."""
 DEV_TOKEN_TTL_S = 86_400
+_ROOMS_WITH_PAGES = ("signal_server", "probes")
+_TURN = Grants()
+"""Of whoever signaling lets ask for ICE servers: the core has looked at the token's grants."""
 
 
 class Node:
     """One node's parts, wired."""
 
-    def __init__(self, settings: Settings, nodes: list[TurnNode] | None, *, is_dev: bool) -> None:
-        """`nodes` replaces the configured TURN nodes, where this process runs the relay itself."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        is_dev: bool,
+        relay: TurnControl | None = None,
+        relay_node: TurnNode | None = None,
+    ) -> None:
+        """`relay_node` replaces the configured TURN nodes; `relay`, if this process runs it."""
         self.settings = settings
-        self.accounts = accounts_of(settings.accounts)
-        self.tokens = AccessTokens(self.accounts)
-        self.broker = broker_of(settings.turn, nodes)
-        self.counters = Counters()
+        self._relay = relay
+        self._relay_node = relay_node
+        self.accounts = accounts_of(settings.accounts, store_of(settings.turn))
+        guesses = Guesses(settings.guesses)
+        self.turn = BrokerService(
+            settings.turn,
+            self.accounts,
+            default_account=settings.accounts[0].sid,
+            admin_token=settings.server.admin_token,
+            backplane_url=settings.backplane.url,
+            nodes=[relay_node] if relay_node else None,
+            guesses=guesses,
+        )
         rules = Rules(
             limits=settings.limits,
             rates=settings.rates,
             calls=settings.calls,
             addresses=settings.addresses,
+            negotiation=settings.negotiation,
         )
         epoch = int(clock.unix() * 1000)
         switchboard = Switchboard(settings.node.name, settings.node.region, rules, epoch)
@@ -88,11 +115,14 @@ class Node:
             self._grant,
             Clocks(clock.monotonic, clock.unix),
             self._announce,
-            Guesses(settings.guesses),
+            guesses,
         )
+        self.probes = None
+        if settings.probes.enabled:
+            self.probes = probes_of(settings, lambda: self.account, self.turn)
         origins = frozenset(settings.cors.origins)
         self.front = make_front(
-            {SIGNAL_PATH: self.dispatcher},
+            {SIGNAL_PATH: self.dispatcher, **(self.probes.endpoints if self.probes else {})},
             SocketSettings(
                 limits=settings.limits,
                 allowed_origins=None if "*" in origins else origins,
@@ -104,6 +134,22 @@ class Node:
         self.on_drain: Callable[[], None] = _ignore
         """What `POST /v1/drain` does; set by whoever runs the node."""
         self.app = self._web(is_dev)
+
+    async def start(self) -> None:
+        """What runs beside the requests: the TURN fleet, key sets, webhooks."""
+        name = self._relay_node.id if self._relay_node else ""
+        await self.turn.start(self._relay, name)
+        if self.webhooks is not None:
+            self.webhooks.start()
+
+    async def stop(self) -> None:
+        """After the last request."""
+        self.dispatcher.stop()
+        if self.probes is not None:
+            await self.probes.close()
+        if self.webhooks is not None:
+            await self.webhooks.close(WEBHOOK_GRACE_S)
+        await self.turn.stop()
 
     def _drain_asked(self) -> None:
         self.on_drain()
@@ -118,7 +164,7 @@ class Node:
     def issue_token(self, identity: str, room: str | None, ttl_s: int = DEV_TOKEN_TTL_S) -> str:
         """Access token of the default account's first key; ValueError for a bad name."""
         key = self.account.api_keys[0]
-        return self.tokens.issue(
+        return self.turn.tokens.issue(
             self.account, key.sid, identity, room=room, ttl_s=ttl_s, now=clock.unix()
         )
 
@@ -128,7 +174,7 @@ class Node:
 
     def _authenticate(self, token: str) -> Bearer | Refusal:
         now = clock.unix()
-        claims = self.tokens.verify(token, now)
+        claims = self.turn.verified.verify(token, now)
         if isinstance(claims, TokenRefusal):
             return Refusal(ErrorCode(claims.code), claims.message)
         permit = Permit(
@@ -145,18 +191,14 @@ class Node:
     def _grant(
         self, account: str, identity: str, ttl: int | None, region: str | None
     ) -> IceGrant | None:
-        grant = self.broker.grant(
-            account,
-            identity,
-            clock.unix(),
-            ttl=ttl,
-            region=region,
-            entropy=secrets.token_bytes(ENTROPY_BYTES),
-        )
-        if isinstance(grant, GrantRefusal):
-            self.counters.refused[grant.code] += 1
+        owner = self.accounts.by_sid(account)
+        if owner is None:
             return None
-        self.counters.issued["signaling"] += 1
+        asker = Asker(owner, identity, _TURN)
+        grant = self.turn.issuer.issue(asker, Wishes(ttl=ttl, region=region), "signaling")
+        if isinstance(grant, IssueRefusal):
+            self.turn.issuer.count_refusal(grant)
+            return None
         return _ice_grant(grant)
 
     def _web(self, is_dev: bool) -> Starlette:
@@ -164,7 +206,8 @@ class Node:
             metrics.SignalingCollector(
                 self.dispatcher, self.sockets, lambda: self.fallback.sessions
             ),
-            CountersCollector(self.counters),
+            *self.turn.collectors(),
+            *([self.probes.collector] if self.probes else []),
         )
         fragment = {"paths": openapi_paths(), "components": openapi_components()}
         number = version("parley-rtc")
@@ -180,8 +223,13 @@ class Node:
                 documents,
             ),
             *self.fallback.routes(),
-            *broker_http.routes(self.broker, self.accounts, self.tokens, clock.unix, self.counters),
-            *pages.routes(node=self.settings.node.name, region=self.settings.node.region),
+            *self.turn.routes(),
+            *(self.probes.routes() if self.probes else []),
+            *pages.routes(
+                [files(room) / "browser" for room in _ROOMS_WITH_PAGES],
+                node=self.settings.node.name,
+                region=self.settings.node.region,
+            ),
         ]
         admin_token = self.settings.server.admin_token
         if admin_token:
@@ -216,7 +264,18 @@ def _webhooks(settings: Settings) -> Webhooks | None:
     from signal_server.edge.webhook_post import WebhookPost
 
     post = WebhookPost(endpoints, timeout_s=settings.webhooks.timeout_s)
-    return Webhooks(settings.webhooks, post)
+    return Webhooks(settings.webhooks, post, journal=_journal(settings))
+
+
+def _journal(settings: Settings) -> WebhookJournal | None:
+    """Raises SettingsError when the file cannot be used."""
+    path = settings.webhooks.journal
+    if not path:
+        return None
+    try:
+        return WebhookJournal(path, settings.webhooks.endpoints)
+    except sqlite3.Error as flaw:
+        raise SettingsError("webhooks.journal", str(flaw)) from flaw
 
 
 async def _nobody(request: Request, error: Exception) -> Response:
@@ -275,6 +334,7 @@ class Running:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop, number == signal.SIGINT)
+        await self._node.start()
         serving = loop.create_task(self._server.serve(sockets=[self._listener]))
         try:
             await _first(serving, self._server.is_up.wait())
@@ -288,9 +348,7 @@ class Running:
             self._server.should_exit = True
             self._server.force_exit = True
             await serving
-            self._node.dispatcher.stop()
-            if self._node.webhooks is not None:
-                await self._node.webhooks.close(WEBHOOK_GRACE_S)
+            await self._node.stop()
 
     def stop(self, at_once: bool = False) -> None:
         """Begin to drain; at once, or the second time, do not wait for peers."""

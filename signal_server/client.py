@@ -23,6 +23,7 @@ from signal_server.client_wire import ResumeRefusedError, ServerMessage, Signali
 from signal_server.roster import Roster
 from signal_server.wire import call_messages as call_wire
 from signal_server.wire import messages as wire
+from signal_server.wire.base import Request
 from signal_server.wire.candidate import CandidateInit
 from signal_server.wire.codes import ErrorCode
 
@@ -59,6 +60,8 @@ class SignalingClient:
         self._room = room
         self._data = data
         self._ice: wire.IceServers | None = None
+        self._shown_calls: list[call_wire.CallSnapshot] | None = None
+        """Of the last `resumed`, until everything that it repeats has arrived."""
         self._task: asyncio.Task[None] | None = None
         self._incoming: asyncio.Queue[ClientEvent | None] = asyncio.Queue()
 
@@ -71,6 +74,14 @@ class SignalingClient:
     def peer(self) -> str:
         """Own peer id in the present session."""
         return self.welcome.peer
+
+    @property
+    def granted_ice_servers(self) -> list[dict[str, Any]]:
+        """The freshest ICE servers: the server's welcome brings them, and it pushes others (an
+        `IceServers` in the iteration) before their credential expires. Empty: none were granted."""
+        if self._ice is not None:
+            return self._ice.ice_servers
+        return self.welcome.ice_servers or []
 
     @property
     def calls(self) -> dict[str, Call]:
@@ -131,26 +142,34 @@ class SignalingClient:
         return self.roster
 
     async def leave(self) -> None:
+        """Leave the room; the session stays."""
         await self._line.request(wire.Leave())
         self._room = None
         self.roster.clear()
 
     async def offer(self, to: str, sdp: str, *, pc: str = wire.DEFAULT_PC) -> int:
-        """Send an offer; returns the negotiation number the server gave it."""
+        """Send an offer; returns the negotiation number the server gave it.
+
+        Raises GlareError when the server arbitrates and the other side's offer has won. One that
+        loses later comes as an `Error` `glare` with `negotiation` in the iteration.
+        """
         ok = await self._line.request(wire.Offer(to=to, sdp=sdp, pc=pc))
         return ok.negotiation or 0
 
     async def answer(
         self, to: str, sdp: str, *, negotiation: int, pc: str = wire.DEFAULT_PC
     ) -> None:
+        """Answer the offer with that number."""
         await self._line.request(wire.Answer(to=to, sdp=sdp, negotiation=negotiation, pc=pc))
 
     async def pranswer(
         self, to: str, sdp: str, *, negotiation: int, pc: str = wire.DEFAULT_PC
     ) -> None:
+        """Answer provisionally."""
         await self._line.request(wire.Pranswer(to=to, sdp=sdp, negotiation=negotiation, pc=pc))
 
     async def rollback(self, to: str, *, negotiation: int, pc: str = wire.DEFAULT_PC) -> None:
+        """Withdraw the own outstanding offer, or refuse the other side's."""
         await self._line.request(wire.Rollback(to=to, negotiation=negotiation, pc=pc))
 
     async def candidates(
@@ -177,6 +196,7 @@ class SignalingClient:
         *,
         pc: str = wire.DEFAULT_PC,
     ) -> None:
+        """Ask the other side to offer."""
         await self._line.request(wire.Renegotiate(to=to, reason=reason, pc=pc))
 
     async def state(
@@ -187,16 +207,25 @@ class SignalingClient:
         *,
         pc: str = wire.DEFAULT_PC,
     ) -> None:
+        """Tell the other side the own RTCPeerConnectionState."""
         await self._line.request(
             wire.State(to=to, state=state, candidate_type=candidate_type, pc=pc)
         )
 
-    async def send(self, to: str, data: Any) -> None:
-        await self._line.request(wire.Message(to=to, data=Raw(_encode(data))))
+    async def send(self, to: str, data: Any) -> str | int:
+        """Send to one peer of the room; returns the `ref` that receipts will name."""
+        return (await self.request(wire.Message(to=to, data=Raw(_encode(data))))).id
 
-    async def broadcast(self, data: Any) -> None:
-        """To everybody else in the room."""
-        await self._line.request(wire.Message(data=Raw(_encode(data))))
+    async def broadcast(self, data: Any) -> str | int:
+        """To everybody else in the room; returns the `ref` that receipts will name."""
+        return (await self.request(wire.Message(data=Raw(_encode(data))))).id
+
+    async def request(self, message: Request) -> wire.Ok:
+        """Ask in the words of the protocol (`signal_server.wire.messages`); raises SignalingError.
+
+        With the feature `receipts`, the `id` of the answer is the `ref` of the `Receipt` events.
+        """
+        return await self._line.request(message)
 
     async def update(self, data: Any) -> None:
         """Replace own presence data."""
@@ -206,6 +235,7 @@ class SignalingClient:
     async def ice_servers(
         self, *, ttl: int | None = None, region: str | None = None
     ) -> wire.IceServers:
+        """Ask for fresh ICE servers; `ttl` in seconds."""
         await self._line.request(wire.IceServersRequest(ttl=ttl, region=region))
         if self._ice is None:
             raise SignalingError(ErrorCode.INTERNAL, "the server said ok and sent no ICE servers")
@@ -246,6 +276,15 @@ class SignalingClient:
 
     def _take(self, message: ServerMessage | SessionLost) -> None:
         """What the line hands over, in order."""
+        self._apply(message)
+        shown = self._shown_calls
+        if shown is not None and self._line.session.has_caught_up:
+            self._shown_calls = None
+            for call in self._calls.reconcile(shown):
+                self._calls.look(self.roster)
+                self._deliver(call)
+
+    def _apply(self, message: ServerMessage | SessionLost) -> None:
         if isinstance(message, call_wire.CallServerMessage):
             call = self._calls.take(message)
             self._calls.look(self.roster)
@@ -253,10 +292,12 @@ class SignalingClient:
                 self._deliver(call)
             return
         if isinstance(message, SessionLost):
+            self._shown_calls, self._ice = None, None
             self._calls.lost()
             self.roster.clear()
         elif isinstance(message, wire.Resumed):
             self.roster.restore(message.room)
+            self._shown_calls = message.calls
             self._calls.look(self.roster)
         elif isinstance(message, wire.Welcome):
             self._enter_again()

@@ -7,7 +7,7 @@ It does not know connections, descriptions or media.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 from msgspec import UNSET, Raw, UnsetType
@@ -29,6 +29,7 @@ from signal_server.wire.call_messages import (
     CallRinging,
     CallRings,
     CallServerMessage,
+    CallSnapshot,
     EndReason,
     HangupReason,
     RejectReason,
@@ -70,6 +71,9 @@ class Call:
         """What came with the invite."""
         self.state: Literal["invited", "ringing", "active", "ended"] = "invited"
         self._ask = ask
+        self._is_ending = False
+        """This side has asked for the end and knows its reason."""
+        self._then: Callable[[], object] = bool
         self._answer: CallAccepted | None = None
         self._rings: asyncio.Future[None] = loop.create_future()
         self._accepted: asyncio.Future[CallAccepted | None] = loop.create_future()
@@ -108,12 +112,15 @@ class Call:
         """Who ends a call is not told so by the server. One that is over needs no ending."""
         if self._ended.done():
             return
+        self._is_ending = True
         try:
             await self._ask(request)
         except SignalingError:
             if self._ended.done():
                 return
             raise
+        finally:
+            self._is_ending = False
         self.tell(CallEnded(call=self.id, reason=reason))
 
     # Waiting ---------------------------------------------------------------------------------
@@ -159,6 +166,7 @@ class Call:
             if self._events.full():
                 self._events.get_nowait()
             self._ended.set_result(event)
+            self._then()
             _finish(self._rings)
             _finish(self._accepted)
         elif isinstance(event, CallAccepted):
@@ -180,8 +188,14 @@ class Call:
         if roster.room == self.room and self.peer in roster.peers:
             self._accepted.set_result(self._answer)
 
+    def is_gone(self) -> None:
+        """The server knows it no more."""
+        if not self._is_ending:
+            self.tell(CallEnded(call=self.id, reason=EndReason.UNREACHABLE))
+
     def when_over(self, then: Callable[[], object]) -> None:
-        self._ended.add_done_callback(lambda _: then())
+        """Done as soon as the end is known, before anybody who waits for it goes on."""
+        self._then = then
 
 
 class Calls:
@@ -234,6 +248,19 @@ class Calls:
         for call in self.live.values():
             call.look(roster)
 
+    def reconcile(self, shown: Sequence[CallSnapshot]) -> list[Call]:
+        """Take over the calls of a resumed session; returns those that the application must learn
+        of. What was replayed has been told before, so mostly there is nothing to do."""
+        known = {snapshot.call for snapshot in shown}
+        for call in list(self.live.values()):
+            if call.id not in known:
+                call.is_gone()
+        return [
+            self._open_shown(snapshot)
+            for snapshot in shown
+            if snapshot.call not in self.live and not (self._inviting and _is_mine(snapshot))
+        ]
+
     def lost(self) -> None:
         """The session is over, and with it its calls."""
         self._strays.clear()
@@ -246,11 +273,36 @@ class Calls:
         call.waiting, call.data = invite.waiting, invite.data
         return call
 
+    def _open_shown(self, snapshot: CallSnapshot) -> Call:
+        number, is_caller = snapshot.call, _is_mine(snapshot)
+        call = self._open(number, is_caller=is_caller, room=snapshot.room, media=snapshot.media)
+        call.data = snapshot.data
+        other = snapshot.peers[0] if snapshot.peers else None
+        if snapshot.state == "active" and other is not None:
+            own = self._own_peer()
+            caller, device = (own, other.peer) if is_caller else (other.peer, own)
+            accepted = CallAccepted(
+                call=number,
+                sender=caller,
+                device=device,
+                identity=other.identity,
+                room=snapshot.room,
+                media=snapshot.media,
+            )
+            call.tell(accepted)
+        elif not is_caller and other is not None:
+            call.peer, call.identity = other.peer, other.identity
+        return call
+
     def _open(self, number: str, *, is_caller: bool, room: str, media: CallMedia) -> Call:
         call = Call(self._ask, number, is_caller=is_caller, room=room, media=media)
         self.live[number] = call
         call.when_over(lambda: self.live.pop(number, None))
         return call
+
+
+def _is_mine(snapshot: CallSnapshot) -> bool:
+    return snapshot.role == "caller"
 
 
 def _finish(future: asyncio.Future[Any]) -> None:

@@ -363,11 +363,14 @@ class Line:
 
     def _settle(self, reply: wire.Ok | wire.Error) -> None:
         asked = self._asked.get(str(reply.id))
-        if asked is None:
+        if asked is None or asked.answer.done():
+            if isinstance(reply, wire.Error) and reply.code == ErrorCode.GLARE:
+                # An offer that was answered ok has lost against the other side's.
+                self._take(reply)
             return
         if isinstance(reply, wire.Error):
             _fail(asked, refused(reply))
-        elif not asked.answer.done():
+        else:
             asked.answer.set_result(reply)
 
 

@@ -66,6 +66,11 @@ class ClientSession:
         return 0 < getattr(message, "seq", 0) <= self._snapshot_seq
 
     @property
+    def has_caught_up(self) -> bool:
+        """Everything has arrived that the last `resumed` said would be repeated."""
+        return self.last_seq >= self._snapshot_seq
+
+    @property
     def unacked(self) -> int:
         """How many messages the server still keeps for want of an acknowledgement."""
         return self.last_seq - self._acked

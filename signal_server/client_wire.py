@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from signal_server.wire import call_messages as call_wire
 from signal_server.wire import messages as wire
 from signal_server.wire.codes import CloseCode, ErrorCode
+from signal_server.wire.receipts import Receipt
 
 ServerMessage = (
     wire.Welcome
@@ -22,6 +23,7 @@ ServerMessage = (
     | wire.RoomSnapshot
     | wire.PeerJoined
     | wire.PeerLeft
+    | wire.PeerReplaced
     | wire.PeerUpdated
     | wire.RelayedOffer
     | wire.RelayedAnswer
@@ -35,6 +37,7 @@ ServerMessage = (
     | wire.IceServers
     | wire.TokenExpiring
     | wire.GoAway
+    | Receipt
     | call_wire.CallServerMessage
 )
 
@@ -71,6 +74,11 @@ class WrongStateError(SignalingError):
     """Too late or too early: the call has ended, the negotiation has moved on."""
 
 
+class GlareError(SignalingError):
+    """The server arbitrated between two offers and this one lost: the peer's is in the log or on
+    its way. Answer that one, then offer again if there is still something to negotiate."""
+
+
 class RateLimitedError(SignalingError):
     """Too much at once; `retry_after_s` says when it would be accepted."""
 
@@ -95,6 +103,7 @@ _ERRORS: dict[str, type[SignalingError]] = {
     ErrorCode.WRONG_STATE: WrongStateError,
     ErrorCode.STALE_NEGOTIATION: WrongStateError,
     ErrorCode.STALE_GENERATION: WrongStateError,
+    ErrorCode.GLARE: GlareError,
     ErrorCode.RATE_LIMITED: RateLimitedError,
     ErrorCode.RESUME_EXPIRED: ResumeRefusedError,
     ErrorCode.RESUME_GAP: ResumeRefusedError,

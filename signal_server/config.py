@@ -6,34 +6,37 @@ sections are defined in `turn_broker.config`; limits in `wire.limits`. It builds
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from probes.settings import DeploymentRegion, ProbeSettings
 from signal_server.core.call import CallLimits
-from signal_server.core.guesses import GuessLimits
-from signal_server.core.switchboard import AddressRules
+from signal_server.core.rules import AddressRules, NegotiationRules
 from signal_server.edge.webhook_queue import WebhookSettings, flaw_of
 from signal_server.wire.limits import Limits
 from signal_server.wire.rates import RateLimits
 from turn_broker.config import (
     AccountSettings,
+    BackplaneSettings,
     SettingsError,
     TurnSettings,
-    accounts_of,
-    broker_of,
     check_secret,
     convert,
     from_environment,
     overlay_accounts,
+    overlay_backplane,
     overlay_turn,
     section,
 )
+from turn_broker.guesses import GuessLimits
+from turn_broker.parts import accounts_of, broker_of
 
 PREFIX = "PARLEY_"
 _LISTS = frozenset({"origins", "trusted_proxies"})
@@ -84,13 +87,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cors: CorsSettings = CorsSettings()
     log: LogSettings = LogSettings()
     turn: TurnSettings = TurnSettings()
+    backplane: BackplaneSettings = BackplaneSettings()
     accounts: list[AccountSettings] = []
     limits: Limits = Limits()
     rates: RateLimits = RateLimits()
     calls: CallLimits = CallLimits()
     guesses: GuessLimits = GuessLimits()
     addresses: AddressRules = AddressRules()
+    negotiation: NegotiationRules = NegotiationRules()
     webhooks: WebhookSettings = WebhookSettings()
+    probes: ProbeSettings = ProbeSettings()
+    regions: Annotated[list[DeploymentRegion], Meta(max_length=64)] = []
 
 
 _OWN_SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -102,6 +109,8 @@ _OWN_SECTIONS: dict[str, type[msgspec.Struct]] = {
     "calls": CallLimits,
     "guesses": GuessLimits,
     "addresses": AddressRules,
+    "negotiation": NegotiationRules,
+    "probes": ProbeSettings,
 }
 
 
@@ -120,6 +129,7 @@ def load(path: Path | None, variables: Mapping[str, str]) -> Settings:
             raise SettingsError(str(path), str(flaw)) from flaw
     overlay_turn(raw, variables)
     overlay_accounts(raw, variables)
+    overlay_backplane(raw, variables)
     for name, kind in _OWN_SECTIONS.items():
         _overlay(raw, name, kind, variables)
     return convert(raw, Settings)
@@ -131,6 +141,11 @@ def check(settings: Settings) -> None:
     broker_of(settings.turn)
     if settings.server.admin_token:
         check_secret("server.admin_token", settings.server.admin_token)
+    for key, value in _figures(msgspec.to_builtins(settings)):
+        if not math.isfinite(value):
+            raise SettingsError(key, "must be a finite number")
+    if settings.limits.resume_window_s < 0:
+        raise SettingsError("limits.resume_window_s", "must not be less than zero")
     for field in msgspec.structs.fields(Limits):
         if field.name != "resume_window_s" and getattr(settings.limits, field.name) <= 0:
             raise SettingsError(f"limits.{field.name}", "must be greater than zero")
@@ -143,6 +158,18 @@ def check(settings: Settings) -> None:
     for origin in settings.cors.origins:
         if origin != "*" and "://" not in origin:
             raise SettingsError("cors.origins", f"{origin} has no scheme")
+
+
+def _figures(value: object, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number that may have a fraction, under its dotted key."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _figures(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _figures(inner, f"{key}[{place}]")
 
 
 def _overlay(

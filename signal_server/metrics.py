@@ -17,6 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from signal_server.build import is_compiled
 from signal_server.core.rate_limit import RateClass
 from signal_server.edge.dispatcher import Dispatcher
 from signal_server.edge.server import SocketServer
@@ -35,7 +36,8 @@ class SignalingCollector(Collector):
         self._http_sessions = http_sessions
 
     def collect(self) -> Iterator[Metric]:
-        yield InfoMetricFamily("signaling", "This node.", {"version": version("parley-rtc")})
+        about = {"version": version("parley-rtc"), "compiled": str(is_compiled()).lower()}
+        yield InfoMetricFamily("signaling", "This node.", about)
         yield from self._levels()
         yield from self._core_counters()
         yield from self._socket_counters()

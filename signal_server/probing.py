@@ -15,32 +15,31 @@ from probes.messages import TRANSPORTS, Transport
 from probes.service import Probes
 from signal_server import clock
 from signal_server.config import Settings
-from turn_broker.access_token import AccessTokens, Grants, TokenRefusal
+from turn_broker.access_token import Grants, TokenRefusal
 from turn_broker.accounts import Account
 from turn_broker.addresses import address_key
 from turn_broker.broker import Wishes
 from turn_broker.config import SettingsError
 from turn_broker.ice_servers import IceServer, parse_turn_uri
-from turn_broker.issuer import Asker, Issuer, IssueRefusal
+from turn_broker.issuer import Asker, IssueRefusal
+from turn_broker.service import BrokerService
 
 _ONLY_PROBE = Grants(join=False, call=False, turn=False, probe=True)
 _ONLY_TURN = Grants(join=False, call=False, turn=True, probe=False)
 
 
-def probes_of(
-    settings: Settings, account: Callable[[], Account], tokens: AccessTokens, issuer: Issuer
-) -> Probes:
+def probes_of(settings: Settings, account: Callable[[], Account], turn: BrokerService) -> Probes:
     """`account` is whose keys sign the sessions' tokens; raises SettingsError."""
 
     def issue_token(identity: str, ttl_s: int) -> str:
         owner = account()
         signing = next(key.sid for key in owner.api_keys if key.secret)
-        return tokens.issue(
+        return turn.tokens.issue(
             owner, signing, identity, grants=_ONLY_PROBE, ttl_s=ttl_s, now=clock.unix()
         )
 
     def identity_of(token: str) -> str | None:
-        claims = tokens.verify(token, clock.unix())
+        claims = turn.verified.verify(token, clock.unix())
         if isinstance(claims, TokenRefusal) or not claims.grants.probe:
             return None
         return f"{claims.account_sid}|{claims.identity}"
@@ -48,7 +47,7 @@ def probes_of(
     def ice_servers(identity: str, address: str | None) -> dict[Transport, IceServers]:
         asker = Asker(account(), identity, _ONLY_TURN, is_anonymous=address is not None)
         wishes = Wishes(ttl=settings.probes.session_ttl_s)
-        grant = issuer.issue(asker, wishes, "probe", address or "")
+        grant = turn.issuer.issue(asker, wishes, "probe", address or "")
         servers = () if isinstance(grant, IssueRefusal) else grant.ice_servers
         return {transport: _over(transport, servers) for transport in TRANSPORTS}
 

@@ -10,6 +10,8 @@ from msgspec import UNSET, Struct
 
 from signal_server.wire import messages as wire
 
+_CHANGES = (wire.PeerJoined, wire.PeerLeft, wire.PeerReplaced, wire.PeerUpdated)
+
 
 class Roster:
     """The other peers of the room, at a revision."""
@@ -36,14 +38,16 @@ class Roster:
         if isinstance(message, wire.RoomSnapshot):
             self.restore(message)
             return
-        if not isinstance(message, wire.PeerJoined | wire.PeerLeft | wire.PeerUpdated):
+        if not isinstance(message, _CHANGES):
             return
         if message.revision <= self.revision:
             return
         self.revision = message.revision
         if isinstance(message, wire.PeerLeft):
             self.peers.pop(message.peer, None)
-        elif isinstance(message, wire.PeerJoined):
+        elif isinstance(message, wire.PeerJoined | wire.PeerReplaced):
+            if isinstance(message, wire.PeerReplaced):
+                self.peers.pop(message.replaced, None)
             self.peers[message.peer] = wire.RosterEntry(
                 peer=message.peer,
                 identity=message.identity,

@@ -16,6 +16,9 @@ from pathlib import Path
 from turn_broker.relay.stun import Kind, Method, build, parse
 
 LOOPBACK = "127.0.0.1"
+_FIRST_RELAY_PORT = 15_000
+_RELAY_PORT_SPREAD = 15_000
+_RELAY_PORTS = 500
 
 
 def has_coturn() -> bool:
@@ -36,6 +39,17 @@ def free_port() -> int:
             return port
 
 
+def close_relay_ports() -> None:
+    """Drop what arrives at any relayed port, in the network namespace of this thread."""
+    last = _FIRST_RELAY_PORT + _RELAY_PORT_SPREAD + _RELAY_PORTS
+    for command in (
+        "add table ip parley",
+        "add chain ip parley input { type filter hook input priority 0; }",
+        f"add rule ip parley input udp dport {_FIRST_RELAY_PORT}-{last} drop",
+    ):
+        subprocess.run(["nft", command], check=True)
+
+
 @dataclass(frozen=True)
 class Coturn:
     """A running coturn."""
@@ -45,11 +59,14 @@ class Coturn:
     realm: str
     secret: str
     log: Path
+    tls_port: int = 0
+    """0: no TLS."""
+    host: str = LOOPBACK
 
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        return (LOOPBACK, self.port)
+        return (self.host, self.port)
 
 
 @contextmanager
@@ -59,14 +76,23 @@ def start_coturn(
     realm: str = "parley.test",
     port: int | None = None,
     extra: Sequence[str] = (),
+    certificate: tuple[Path, Path] | None = None,
+    tcp: bool = True,
+    host: str = LOOPBACK,
 ) -> Iterator[Coturn]:
-    """coturn with `use-auth-secret` on loopback; `extra` are further lines of its configuration."""
+    """coturn with `use-auth-secret` on `host`; `extra` are further lines of its configuration.
+
+    Without a `secret` it relays for anybody. `certificate` (PEM files of it and of its key) opens a
+    TLS port. Without `tcp` nobody waits for the TCP port.
+    """
     with tempfile.TemporaryDirectory(prefix="coturn-") as folder:
         home = Path(folder)
         for attempt in range(5):
-            coturn = Coturn(port or free_port(), realm, secret, home / f"{attempt}.log")
+            tls_port = free_port() if certificate else 0
+            log_file = home / f"{attempt}.log"
+            coturn = Coturn(port or free_port(), realm, secret, log_file, tls_port, host)
             config = home / "turnserver.conf"
-            config.write_text(_config(coturn, home, extra))
+            config.write_text(_config(coturn, home, (*_tls(coturn, certificate), *extra)))
             with (
                 coturn.log.open("wb") as log,
                 subprocess.Popen(
@@ -74,7 +100,7 @@ def start_coturn(
                 ) as child,
             ):
                 try:
-                    if _answers(coturn.address, child):
+                    if _answers(coturn, child, tcp=tcp):
                         yield coturn
                         return
                 finally:
@@ -83,21 +109,23 @@ def start_coturn(
 
 
 def _config(coturn: Coturn, home: Path, extra: Sequence[str]) -> str:
-    first_relay_port = 15_000 + secrets.randbelow(15_000)
+    first_relay_port = _FIRST_RELAY_PORT + secrets.randbelow(_RELAY_PORT_SPREAD)
     lines = [
-        f"listening-ip={LOOPBACK}",
-        f"relay-ip={LOOPBACK}",
+        f"listening-ip={coturn.host}",
+        f"relay-ip={coturn.host}",
         f"listening-port={coturn.port}",
         f"min-port={first_relay_port}",
-        f"max-port={first_relay_port + 500}",
-        "use-auth-secret",
-        f"static-auth-secret={coturn.secret}",
+        f"max-port={first_relay_port + _RELAY_PORTS}",
+        *(
+            ["use-auth-secret", f"static-auth-secret={coturn.secret}"]
+            if coturn.secret
+            else ["no-auth"]
+        ),
         f"realm={coturn.realm}",
         "allow-loopback-peers",
         "no-multicast-peers",
         "fingerprint",
         "stale-nonce=600",
-        "no-tls",
         "no-dtls",
         "no-cli",
         "log-file=stdout",
@@ -109,18 +137,27 @@ def _config(coturn: Coturn, home: Path, extra: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _answers(address: tuple[str, int], child: subprocess.Popen[bytes]) -> bool:
-    """Whether a STUN Binding is answered over UDP, and TCP accepts, before the child ends."""
+def _tls(coturn: Coturn, certificate: tuple[Path, Path] | None) -> list[str]:
+    if certificate is None:
+        return ["no-tls"]
+    chain, key = certificate
+    return [f"tls-listening-port={coturn.tls_port}", f"cert={chain}", f"pkey={key}"]
+
+
+def _answers(coturn: Coturn, child: subprocess.Popen[bytes], *, tcp: bool) -> bool:
+    """Whether STUN is answered over UDP and the streams accept, before the child ends."""
     deadline = time.monotonic() + 10
+    streams = [coturn.port] * tcp + [coturn.tls_port] * bool(coturn.tls_port)
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.settimeout(0.1)
         while time.monotonic() < deadline and child.poll() is None:
             try:
                 transaction_id = secrets.token_bytes(12)
-                client.sendto(build(Method.BINDING, Kind.REQUEST, transaction_id), address)
+                client.sendto(build(Method.BINDING, Kind.REQUEST, transaction_id), coturn.address)
                 answer = parse(client.recv(2048))
-                with socket.create_connection(address, timeout=1):
-                    return answer is not None and answer.transaction_id == transaction_id
+                for port in streams:
+                    socket.create_connection((coturn.host, port), timeout=1).close()
+                return answer is not None and answer.transaction_id == transaction_id
             except OSError:
                 continue
     return False

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,24 +27,41 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from turn_broker.access_token import AccessTokens
 from turn_broker.cli import Refused, config_option
-from turn_broker.clock import unix_now
-from turn_broker.config import BrokerSettings, SettingsError, accounts_of, broker_of, load
-from turn_broker.counters import Counters, CountersCollector
-from turn_broker.http import routes
+from turn_broker.config import BrokerSettings, SettingsError, load
 from turn_broker.openapi import openapi_document
+from turn_broker.parts import accounts_of, store_of
 from turn_broker.problem import framework_problem
+from turn_broker.service import BrokerService
+
+GC_THRESHOLDS = (20_000, 20, 50)
+"""Tokens are remembered for hours and make no cycles: Python's 700, 10, 10 look at them all."""
 
 
 def app_of(settings: BrokerSettings) -> Starlette:
     """The application; raises SettingsError."""
-    accounts = accounts_of(settings.accounts)
-    broker = broker_of(settings.turn)
-    counters = Counters()
+    accounts = accounts_of(settings.accounts, store_of(settings.turn))
+    service = BrokerService(
+        settings.turn,
+        accounts,
+        default_account=settings.accounts[0].sid,
+        backplane_url=settings.backplane.url,
+    )
     registry = CollectorRegistry()
-    registry.register(CountersCollector(counters))
+    for collector in service.collectors():
+        registry.register(collector)
     document = openapi_document(_version())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await service.start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        try:
+            yield
+        finally:
+            await service.stop()
 
     async def alive(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -56,13 +74,14 @@ def app_of(settings: BrokerSettings) -> Starlette:
 
     return Starlette(
         routes=[
-            *routes(broker, accounts, AccessTokens(accounts), unix_now, counters),
+            *service.routes(),
             Route("/healthz", alive),
             Route("/readyz", alive),
             Route("/metrics", metrics),
             Route("/openapi.json", openapi),
         ],
         exception_handlers={HTTPException: framework_problem},
+        lifespan=lifespan,
     )
 
 
@@ -100,7 +119,7 @@ def main(path: Path | None, host: str | None, port: int | None) -> None:
         "port": settings.server.port if port is None else port,
         "http": "h11",
         "ws": "none",
-        "lifespan": "off",
+        "lifespan": "on",
         "access_log": False,
         "log_level": "warning",
         "server_header": False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 MAX_BODY_BYTES = 4096
 BODY_TIMEOUT_S = 10.0
@@ -15,16 +15,23 @@ async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes 
 
     What lies beyond the limit is never kept.
     """
-    declared = request.headers.get("content-length", "")
+    headers = request.headers
+    declared = headers.get("content-length", "")
+    if declared in ("", "0") and "transfer-encoding" not in headers:
+        return b""
     if declared.isdecimal() and (len(declared) > 9 or int(declared) > max_bytes):
         return None
-    body = bytearray()
+    body = b""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                if len(body) + len(chunk) > max_bytes:
+            while True:
+                message = await request.receive()
+                if message["type"] != "http.request":
                     return None
-                body += chunk
-    except (TimeoutError, ClientDisconnect):
+                body += message.get("body", b"")
+                if len(body) > max_bytes:
+                    return None
+                if not message.get("more_body", False):
+                    return body
+    except TimeoutError:
         return None
-    return bytes(body)

@@ -13,34 +13,40 @@ the embedded relay's, or of whoever splits at the dot.
 
 from __future__ import annotations
 
-import base64
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from msgspec import Struct
+
 from turn_broker.credentials import mint
-from turn_broker.ice_servers import IceServer, Kind, Transport, TurnUri
+from turn_broker.fleet.messages import Terms, TokenRecord
+from turn_broker.ice_servers import IceServer, Transport
+from turn_broker.nodes import NodeList
 from turn_broker.policy import Policy
 from turn_broker.secret_ring import SecretRing
 
 ENTROPY_BYTES = 10
 """Random bytes that `Broker.grant` needs."""
-_BEST_FIRST: dict[Kind, int] = {"udp": 0, "tcp": 1, "tls": 2, "stun": 3}
 MAX_REGION_CHARS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class TurnNode:
-    """One TURN server and the URLs it is reached by."""
+class Wishes(Struct, frozen=True, kw_only=True):
+    """What an asker may want of a grant; what is None is the policy's."""
 
-    id: str
-    region: str
-    urls: tuple[TurnUri, ...]
+    ttl: int | None = None
+    """Seconds."""
+    region: str | None = None
+    transports: tuple[str, ...] | None = None
+    max_urls: int | None = None
+    client_address: str | None = None
+    """Where the client is, to find the region nearest to it; is not kept."""
+    terms: Terms = Terms()
+    label: str | None = None
 
-    def __post_init__(self) -> None:
-        if all(url.kind == "stun" for url in self.urls):
-            raise ValueError(f"TURN node {self.id} has no turn: or turns: URL")
+
+ANYTHING = Wishes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,24 @@ class Grant:
     ttl: int
     expires_at: int
     ice_servers: tuple[IceServer, ...]
+    """The last one is the relays'."""
+
+    @property
+    def turn_urls(self) -> tuple[str, ...]:
+        """Without STUN."""
+        return self.ice_servers[-1].urls
+
+    def record(self, account: str, now: float, dialect: str, wishes: Wishes) -> TokenRecord:
+        """What the fleet remembers of it."""
+        return TokenRecord(
+            id=self.id,
+            account=account,
+            issued_at=int(now),
+            expires_at=self.expires_at,
+            dialect=dialect,
+            label=wishes.label,
+            terms=wishes.terms,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,106 +91,90 @@ class Broker:
 
     def __init__(
         self,
-        nodes: Sequence[TurnNode],
-        ring: SecretRing,
+        nodes: NodeList,
+        rings: Callable[[str], SecretRing],
         policy: Policy | None = None,
         *,
-        identity_key: str | None = None,
+        identity_key: str,
     ) -> None:
-        """`identity_key` keys the identity digests; by default the active secret does.
+        """`rings` gives the ring that mints for an account SID at this moment.
 
-        Set it where secrets rotate: a digest must outlive the secret that minted with it.
+        `identity_key` keys the identity digests: a digest must outlive the secret that minted
+        with it, so the key is none of the rings'.
         """
-        if not nodes:
-            raise ValueError("a broker needs at least one TURN node")
-        self._nodes = tuple(nodes)
-        self.ring = ring
+        self.nodes = nodes
+        self.rings = rings
         self.policy = policy or Policy()
-        self._identity_key = (identity_key or ring.active).encode()
-        self._usual = tuple(self._choose(None, None, self.policy.max_urls))
+        self._identity_key = identity_key.encode()
 
     def identity_digest(self, account_sid: str, subject: str) -> str:
         """The part of a username that all credentials of one identity share."""
-        message = f"{account_sid}|{subject}".encode("utf-8", "surrogatepass")
-        return _base32(hmac.digest(self._identity_key, message, "sha256"))
+        return _base32(self._digest(account_sid, subject))
 
-    def grant(  # noqa: PLR0913 - one parameter per thing a client may ask for
+    def grant(
         self,
         account_sid: str,
         subject: str | None,
         now: float,
         *,
-        ttl: int | None = None,
-        region: str | None = None,
-        transports: Iterable[str] | None = None,
-        max_urls: int | None = None,
+        wishes: Wishes = ANYTHING,
         entropy: bytes,
     ) -> Grant | GrantRefusal:
         """Credential for `subject`; None when the asker is an account that did not name anyone.
 
         Such a credential is an identity of its own. A region or transport that no node has falls
-        back to what there is: a client without servers has no way left to connect.
+        back to what there is: a client without servers has no way left to connect. An identity
+        stays with its node while that node works.
         """
         if len(entropy) < ENTROPY_BYTES:
             raise ValueError(f"grant needs {ENTROPY_BYTES} random bytes")
-        wanted = None if transports is None else tuple(transports)
-        refusal = self._refusal(ttl, wanted, max_urls)
+        refusal = None if wishes is ANYTHING else self._refusal(wishes)
         if refusal:
             return GrantRefusal("bad_request", refusal)
         token_id = _base32(entropy)
-        digest = self.identity_digest(account_sid, subject if subject is not None else token_id)
-        lifetime = self.policy.default_ttl_s if ttl is None else ttl
+        digest = self._digest(account_sid, subject if subject is not None else token_id)
+        opaque_id = f"{_base32(digest)}.{token_id}"
+        lifetime = self.policy.default_ttl_s if wishes.ttl is None else wishes.ttl
         expires_at = int(now) + lifetime
-        credential = mint(self.ring.active, f"{digest}.{token_id}", expires_at)
-        is_usual = region is None and not wanted and max_urls is None
-        chosen = self._usual if is_usual else self._choose(region, wanted, max_urls)
-        stun = tuple(str(url) for url in chosen if url.kind == "stun")
-        turn = tuple(str(url) for url in chosen if url.kind != "stun")
-        relays = IceServer(turn, credential.username, credential.password)
+        credential = mint(self.rings(account_sid).active, opaque_id, expires_at)
+        choice = self.nodes.choose(
+            wishes.region,
+            wishes.transports,
+            wishes.max_urls or self.policy.max_urls,
+            wishes.client_address,
+            chance=int.from_bytes(digest[-4:]) / 2**32,
+        )
+        relays = IceServer(choice.turn, credential.username, credential.password)
         return Grant(
-            id=f"{digest}.{token_id}",
+            id=opaque_id,
             username=credential.username,
             credential=credential.password,
             ttl=lifetime,
             expires_at=expires_at,
-            ice_servers=(IceServer(stun), relays) if stun else (relays,),
+            ice_servers=(IceServer(choice.stun), relays) if choice.stun else (relays,),
         )
 
-    def _refusal(
-        self, ttl: int | None, transports: tuple[str, ...] | None, max_urls: int | None
-    ) -> str | None:
+    def _refusal(self, wishes: Wishes) -> str | None:
         policy = self.policy
-        if ttl is not None and not policy.min_ttl_s <= ttl <= policy.max_ttl_s:
+        if wishes.ttl is not None and not policy.min_ttl_s <= wishes.ttl <= policy.max_ttl_s:
             return f"ttl must be {policy.min_ttl_s} to {policy.max_ttl_s} seconds"
-        if max_urls is not None and not 1 <= max_urls <= policy.max_urls:
+        if wishes.max_urls is not None and not 1 <= wishes.max_urls <= policy.max_urls:
             return f"max_urls must be 1 to {policy.max_urls}"
-        if transports is not None and not set(transports) <= set(get_args(Transport)):
+        if not set(wishes.transports or ()) <= set(get_args(Transport)):
             return f"transports must be of {', '.join(get_args(Transport))}"
         return None
 
-    def _choose(
-        self, region: str | None, transports: tuple[str, ...] | None, max_urls: int | None
-    ) -> list[TurnUri]:
-        """At most `max_urls` URLs, best node first and UDP, TCP, TLS, STUN of each.
-
-        One URL per kind and node comes before a second of the same kind, and a TURN URL is always
-        among them.
-        """
-        near = [node for node in self._nodes if node.region == region] or self._nodes
-        urls = [url for node in near for url in _one_of_each_first(node.urls)]
-        if transports:
-            urls = [url for url in urls if url.kind in transports] or urls
-        return list(dict.fromkeys(urls))[: max_urls or self.policy.max_urls]
+    def _digest(self, account_sid: str, subject: str) -> bytes:
+        message = f"{account_sid}|{subject}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self._identity_key, message, "sha256")
 
 
-def _one_of_each_first(urls: tuple[TurnUri, ...]) -> list[TurnUri]:
-    seen: dict[Kind, int] = {}
-    ranked: list[tuple[int, int, TurnUri]] = []
-    for url in urls:
-        turn = seen[url.kind] = seen.get(url.kind, 0) + 1
-        ranked.append((turn, _BEST_FIRST[url.kind], url))
-    return [url for _, _, url in sorted(ranked, key=lambda entry: entry[:2])]
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = tuple(first + second for first in _BASE32 for second in _BASE32)
+_SHIFTS = tuple(range(8 * ENTROPY_BYTES - 10, -1, -10))
 
 
 def _base32(octets: bytes) -> str:
-    return base64.b32encode(octets[:ENTROPY_BYTES]).decode().lower()
+    """RFC 4648 in lower case, two characters at a time: base64's own takes four times as long."""
+    number = int.from_bytes(octets[:ENTROPY_BYTES])
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])

@@ -16,9 +16,10 @@ import msgspec
 
 from turn_broker.access_token import AccessTokens, Grants, TokenRefusal
 from turn_broker.accounts import Account
-from turn_broker.broker import ENTROPY_BYTES, GrantRefusal
+from turn_broker.broker import ENTROPY_BYTES, GrantRefusal, Wishes
 from turn_broker.clock import unix_now
-from turn_broker.config import BrokerSettings, SettingsError, accounts_of, broker_of, load, ring_of
+from turn_broker.config import BrokerSettings, SettingsError, load
+from turn_broker.parts import accounts_of, broker_of, ring_of
 
 _GRANT_NAMES = [field.name for field in msgspec.structs.fields(Grants)]
 
@@ -60,8 +61,7 @@ def mint(
         account.sid,
         identity,
         unix_now(),
-        ttl=ttl,
-        region=region,
+        wishes=Wishes(ttl=ttl, region=region),
         entropy=secrets.token_bytes(ENTROPY_BYTES),
     )
     if isinstance(grant, GrantRefusal):
@@ -105,7 +105,7 @@ def create_token(path: Path | None, sid: str | None, key_sid: str | None, **clai
     try:
         account = _account(settings, sid)
         tokens = AccessTokens(accounts_of(settings.accounts))
-        signing = [key.sid for key in account.api_keys if key.secret]
+        signing = [key.sid for key in account.api_keys if key.signing_secret]
         token = tokens.issue(
             account,
             key_sid or next(iter(signing), "SK"),

@@ -16,12 +16,16 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from turn_broker.access_token import AccessTokens
-from turn_broker.accounts import Account, Accounts, Algorithm, ApiKey
-from turn_broker.broker import MAX_REGION_CHARS, Broker, TurnNode
-from turn_broker.ice_servers import parse_turn_uri
-from turn_broker.policy import Policy
-from turn_broker.secret_ring import RetiringSecret, SecretRing
+from turn_broker.accounts import (
+    NO_LIMITS,
+    AccountLimits,
+    Algorithm,
+)
+from turn_broker.broker import MAX_REGION_CHARS
+from turn_broker.coturn.settings import CoturnSettings
+from turn_broker.issue_limits import IssueLimits
+from turn_broker.prober import ProberSettings
+from turn_broker.regions import RegionSettings
 
 MIN_SECRET_CHARS = 32
 _EXAMPLE_WORDS = ("changeme", "change-me", "change_me", "example", "secret-here", "your-secret")
@@ -29,6 +33,8 @@ _PREFIX = "PARLEY_"
 _KEY_FIELDS = {"key_sid": "sid", "key_secret": "secret"}
 _FIELD_FLAW = re.compile(r"Object (?:contains )?(missing required|unknown) field `([^`]*)`")
 _LISTS = frozenset({"urls", "retiring_secrets"})
+_TABLES = frozenset({"nodes", "issue", "probing", "regions", "coturn"})
+"""Of `[turn]`: set in the file only."""
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 NodeName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -50,6 +56,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     region: Annotated[str, Meta(min_length=1, max_length=MAX_REGION_CHARS)] = "default"
     urls: Annotated[list[str], Meta(min_length=1, max_length=16)]
     """Best first is not needed: the broker orders them."""
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """Its share of the clients of its region."""
 
 
 class _Secretive(msgspec.Struct, frozen=True):
@@ -76,15 +84,36 @@ class TurnSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fields=
     max_ttl_s: int = 86_400
     default_ttl_s: int = 3600
     max_urls: int = 4
+    accounts_file: str = ""
+    """Where `parley accounts` keeps accounts; empty: only those of `[[accounts]]`."""
+    accounts_key: str = ""
+    """Seals the secrets of API keys that sign."""
+    issue: IssueLimits = IssueLimits()
+    state_file: str = ""
+    """Where a broker without a backplane keeps rotated secrets, revocations and drains; without it
+    they are gone when it ends."""
+    probing: ProberSettings = ProberSettings()
+    regions: Annotated[list[RegionSettings], Meta(max_length=64)] = []
+    """Empty: the regions of the nodes, the first one by default."""
+    default_region: str = ""
+    """Of clients whose region is not known; empty: the first one."""
+    geoip_file: str = ""
+    """MaxMind DB file that tells countries, continents or positions of client addresses."""
+    coturn: CoturnSettings | None = None
+    """The coturn on this machine."""
 
 
 class ApiKeySettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[accounts.keys]]`: a secret for HS256, a public key (PEM) for the other algorithms."""
+    """`[[accounts.keys]]`: a secret for HS256; for the other algorithms a public key or a key set.
+
+    The public key is a PEM, the key set (JWKS) a URL.
+    """
 
     sid: str
     secret: str = ""
     algorithm: Algorithm = "HS256"
     public_key: str = ""
+    jwks_url: str = ""
 
 
 class AccountSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +122,7 @@ class AccountSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fiel
     sid: str
     auth_token: str
     keys: list[ApiKeySettings] = []
+    limits: AccountLimits = NO_LIMITS
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,12 +132,20 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
 
 
+class BackplaneSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[backplane]`: where the nodes of a deployment meet."""
+
+    url: str = ""
+    """`redis://`, `rediss://`, `redis+sentinel://` or `redis+cluster://`; empty: this node alone."""
+
+
 class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The sections a broker alone reads; the others of parley.toml are signaling's."""
 
     server: ServerSettings = ServerSettings()
     turn: TurnSettings = TurnSettings()
     accounts: list[AccountSettings] = []
+    backplane: BackplaneSettings = BackplaneSettings()
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> BrokerSettings:
@@ -123,7 +161,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Bro
         except (OSError, UnicodeError, tomllib.TOMLDecodeError) as flaw:
             raise SettingsError(str(path), str(flaw)) from flaw
     own: dict[str, Any] = {
-        name: raw[name] for name in ("server", "turn", "accounts") if name in raw
+        name: raw[name] for name in ("server", "turn", "accounts", "backplane") if name in raw
     }
     server = own.get("server")
     if isinstance(server, dict):
@@ -131,6 +169,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Bro
         own["server"] = {key: server[key] for key in ("host", "port") if key in server}
     overlay_turn(own, environment)
     overlay_accounts(own, environment)
+    overlay_backplane(own, environment)
     for key in ("host", "port"):
         value = environment.get(f"{_PREFIX}SERVER_{key.upper()}")
         if value is not None:
@@ -156,7 +195,7 @@ def overlay_turn(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
     """Put `PARLEY_TURN_*` over the `turn` section of `raw`; lists are comma-separated."""
     for field in msgspec.structs.fields(TurnSettings):
         text = from_environment(environment, f"{_PREFIX}TURN_{field.name.upper()}")
-        if text is None or field.name == "nodes":
+        if text is None or field.name in _TABLES:
             continue
         value: object = text
         if field.name in _LISTS:
@@ -164,6 +203,13 @@ def overlay_turn(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
         elif field.type is int:
             value = int(text) if text.isdecimal() else text
         section(raw, "turn")[field.name] = value
+
+
+def overlay_backplane(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Put `PARLEY_BACKPLANE_URL` over the `backplane` section of `raw`."""
+    url = from_environment(environment, f"{_PREFIX}BACKPLANE_URL")
+    if url is not None:
+        section(raw, "backplane")["url"] = url
 
 
 def overlay_accounts(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
@@ -220,89 +266,3 @@ def check_secret(key: str, secret: str) -> None:
         raise SettingsError(key, "is an example; generate one with `parley keys generate`")
     if len(secret) < MIN_SECRET_CHARS or len(set(secret)) < 8:
         raise SettingsError(key, f"must be at least {MIN_SECRET_CHARS} random characters")
-
-
-def accounts_of(settings: list[AccountSettings]) -> Accounts:
-    """The account table; raises SettingsError."""
-    if not settings:
-        raise SettingsError("accounts", "at least one account is needed")
-    built = [_account_of(f"accounts[{i}]", account) for i, account in enumerate(settings)]
-    try:
-        accounts = Accounts(built)
-        AccessTokens(accounts)
-    except ValueError as flaw:
-        raise SettingsError("accounts", str(flaw)) from flaw
-    return accounts
-
-
-def _account_of(at: str, settings: AccountSettings) -> Account:
-    check_secret(f"{at}.auth_token", settings.auth_token)
-    keys = []
-    for i, key in enumerate(settings.keys):
-        if key.algorithm == "HS256":
-            check_secret(f"{at}.keys[{i}].secret", key.secret)
-        try:
-            keys.append(ApiKey(key.sid, key.secret, key.algorithm, key.public_key))
-        except ValueError as flaw:
-            raise SettingsError(f"{at}.keys[{i}]", str(flaw)) from flaw
-    try:
-        return Account(settings.sid, settings.auth_token, tuple(keys))
-    except ValueError as flaw:
-        raise SettingsError(f"{at}.sid", str(flaw)) from flaw
-
-
-def ring_of(settings: TurnSettings) -> SecretRing:
-    """The secret ring; raises SettingsError."""
-    check_secret("turn.secret", settings.secret)
-    for i, secret in enumerate(settings.retiring_secrets):
-        check_secret(f"turn.retiring_secrets[{i}]", secret)
-    return SecretRing(
-        settings.secret, tuple(RetiringSecret(secret) for secret in settings.retiring_secrets)
-    )
-
-
-def nodes_of(settings: TurnSettings) -> list[TurnNode]:
-    """The TURN nodes, which may be none; raises SettingsError."""
-    nodes = []
-    if settings.urls:
-        nodes.append(_node_of("turn.urls", "default", "default", settings.urls))
-    for i, node in enumerate(settings.nodes):
-        nodes.append(_node_of(f"turn.nodes[{i}].urls", node.id, node.region, node.urls))
-    if len({node.id for node in nodes}) != len(nodes):
-        raise SettingsError("turn.nodes", "two nodes have the same id")
-    return nodes
-
-
-def _node_of(key: str, name: str, region: str, urls: list[str]) -> TurnNode:
-    try:
-        return TurnNode(name, region, tuple(parse_turn_uri(url) for url in urls))
-    except ValueError as flaw:
-        raise SettingsError(key, str(flaw)) from flaw
-
-
-def policy_of(settings: TurnSettings) -> Policy:
-    """The policy; raises SettingsError."""
-    try:
-        return Policy(
-            min_ttl_s=settings.min_ttl_s,
-            max_ttl_s=settings.max_ttl_s,
-            default_ttl_s=settings.default_ttl_s,
-            max_urls=settings.max_urls,
-        )
-    except ValueError as flaw:
-        raise SettingsError("turn", str(flaw)) from flaw
-
-
-def broker_of(settings: TurnSettings, nodes: list[TurnNode] | None = None) -> Broker:
-    """The broker, for `nodes` where the caller runs the relay itself; raises SettingsError."""
-    served = nodes_of(settings) if nodes is None else nodes
-    if not served:
-        raise SettingsError("turn.urls", "no TURN server is configured")
-    if settings.identity_secret:
-        check_secret("turn.identity_secret", settings.identity_secret)
-    return Broker(
-        served,
-        ring_of(settings),
-        policy_of(settings),
-        identity_key=settings.identity_secret or None,
-    )

@@ -1,14 +1,12 @@
 """HTTP of the broker: the native `/v1/ice-servers`, and the routes of every dialect.
 
-Reads requests, writes responses, counts. What is granted is decided in `broker`, who asks in
-`accounts` and `access_token`. CORS is the application's middleware.
+Reads requests and writes responses. Who asks and what is granted is decided in `issuer`. CORS is
+the application's middleware.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -17,14 +15,31 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from turn_broker.access_token import AccessTokens, TokenRefusal
-from turn_broker.accounts import Accounts
-from turn_broker.authorization import Basic, Bearer, parse_authorization
-from turn_broker.body import MAX_BODY_BYTES, read_body
-from turn_broker.broker import ENTROPY_BYTES, MAX_REGION_CHARS, Broker, Grant, GrantRefusal
-from turn_broker.counters import Counters
-from turn_broker.dialects import twilio
-from turn_broker.problem import ProblemCode, problem_response
+from turn_broker.answer import json_answer
+from turn_broker.body import read_body
+from turn_broker.broker import MAX_REGION_CHARS, Grant, Wishes
+from turn_broker.dialects import aws_kvs, cloudflare, matrix, turn_rest, twilio
+from turn_broker.dialects.asking import (
+    MAX_SUBJECT_CHARS,
+    TOO_LARGE,
+    AddressOf,
+    on_behalf_of,
+    peer_address,
+)
+from turn_broker.fleet.messages import Terms
+from turn_broker.issuer import Asker, Issuer, IssueRefusal
+from turn_broker.problem import problem_response
+
+
+class WishedTerms(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What the credential is to allow beyond its expiry; only in a JSON body."""
+
+    hard_expiry: bool = False
+    """Cut running relays when the credential expires."""
+    max_bytes: Annotated[int, Meta(ge=1, le=2**53 - 1)] | None = None
+    """Cut them after so many relayed bytes."""
+    bind_address: bool = False
+    """Only the address that this request comes from may use it (IPv6: its /64)."""
 
 
 class IceServersRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,6 +52,9 @@ class IceServersRequest(msgspec.Struct, forbid_unknown_fields=True):
     transports: Annotated[list[Literal["udp", "tcp", "tls"]], Meta(max_length=3)] | None = None
     """In a query: comma-separated."""
     max_urls: Annotated[int, Meta(ge=1, le=4)] | None = None
+    identity: Annotated[str, Meta(min_length=1, max_length=MAX_SUBJECT_CHARS)] | None = None
+    """Whose credential, where an account asks; an access token has its own."""
+    terms: WishedTerms | None = None
 
 
 class W3CIceServer(msgspec.Struct, omit_defaults=True):
@@ -58,125 +76,97 @@ class IceServersAnswer(msgspec.Struct):
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Asker:
-    account_sid: str
-    subject: str | None
-    """Identity of an access token; None for the account itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    code: ProblemCode
-    detail: str
-
-
-def routes(
-    broker: Broker,
-    accounts: Accounts,
-    tokens: AccessTokens,
-    clock: Callable[[], float],
-    counters: Counters,
-) -> list[Route]:
-    """Every route of the broker; `clock` gives Unix seconds."""
-    native = NativeDialect(broker, accounts, tokens, clock, counters)
+def routes(issuer: Issuer, address_of: AddressOf = peer_address) -> list[Route]:
+    """Every route that hands out credentials; `address_of` tells a request's client address."""
+    native = NativeDialect(issuer, address_of)
     return [
         Route("/v1/ice-servers", native.answer, methods=["GET", "POST"]),
-        *twilio.routes(broker, accounts, clock, counters),
+        *twilio.routes(issuer, address_of),
+        *cloudflare.routes(issuer, address_of),
+        *turn_rest.routes(issuer, address_of),
+        *matrix.routes(issuer, address_of),
+        *aws_kvs.routes(issuer, address_of),
     ]
+
+
+_NO_TERMS = Terms()
 
 
 class NativeDialect:
     """`GET|POST /v1/ice-servers`."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        accounts: Accounts,
-        tokens: AccessTokens,
-        clock: Callable[[], float],
-        counters: Counters,
-    ) -> None:
-        self._broker = broker
-        self._accounts = accounts
-        self._tokens = tokens
-        self._clock = clock
-        self._counters = counters
+    def __init__(self, issuer: Issuer, address_of: AddressOf) -> None:
+        self._issuer = issuer
+        self._address_of = address_of
 
     async def answer(self, request: Request) -> Response:
-        asker = self._asker(request.headers.get("authorization"))
-        if isinstance(asker, _Refusal):
+        address = self._address_of(request)
+        asker = self._issuer.authenticate(request.headers.get("authorization"), address)
+        if isinstance(asker, IssueRefusal):
             return self._refuse(asker)
-        asked = await self._asked(request)
-        if isinstance(asked, _Refusal):
+        asked = await _asked(request)
+        if isinstance(asked, IssueRefusal):
             return self._refuse(asked)
-        grant = self._broker.grant(
-            asker.account_sid,
-            asker.subject,
-            self._clock(),
-            ttl=asked.ttl,
-            region=asked.region,
-            transports=asked.transports,
-            max_urls=asked.max_urls,
-            entropy=secrets.token_bytes(ENTROPY_BYTES),
-        )
-        if isinstance(grant, GrantRefusal):
-            return self._refuse(_Refusal(grant.code, grant.message))
-        self._counters.issued["native"] += 1
-        return Response(
-            msgspec.json.encode(answer_of(grant)),
-            media_type="application/json",
-            headers={"Cache-Control": "no-store"},
-        )
+        named = _named(asker, asked.identity)
+        if isinstance(named, IssueRefusal):
+            return self._refuse(named)
+        grant = self._issuer.issue(named, _wishes(asked, asker, address), "native", address)
+        if isinstance(grant, IssueRefusal):
+            return self._refuse(grant)
+        return json_answer(answer_of(grant))
 
-    def _refuse(self, refusal: _Refusal) -> Response:
-        self._counters.refused[refusal.code] += 1
-        return problem_response(refusal.code, refusal.detail)
-
-    def _asker(self, header: str | None) -> _Asker | _Refusal:
-        match parse_authorization(header):
-            case Bearer(token):
-                claims = self._tokens.verify(token, self._clock())
-                if isinstance(claims, TokenRefusal):
-                    return _Refusal(claims.code, claims.message)
-                if not claims.grants.turn:
-                    return _Refusal("forbidden", "the access token has no turn grant")
-                return _Asker(claims.account_sid, claims.identity)
-            case Basic(username, password):
-                account = self._accounts.authenticate_basic(None, username, password)
-                if account is None:
-                    return _Refusal("unauthenticated", "unknown account or wrong password")
-                return _Asker(account.sid, None)
-            case _:
-                return _Refusal(
-                    "unauthenticated", "send an access token (Bearer) or an API key (Basic)"
-                )
-
-    async def _asked(self, request: Request) -> IceServersRequest | _Refusal:
-        body = await read_body(request)
-        if body is None:
-            return _Refusal(
-                "payload_too_large", f"the body exceeds {MAX_BODY_BYTES} bytes, or came too slowly"
-            )
-        query = request.query_params
-        if body.strip():
-            if query:
-                return _Refusal("bad_request", "parameters both in the query and in the body")
-            return _decoded(lambda: msgspec.json.decode(body, type=IceServersRequest))
-        names = [name for name, _ in query.multi_items()]
-        if len(names) != len(set(names)):
-            return _Refusal("bad_request", "a query parameter is there twice")
-        fields: dict[str, str | list[str]] = dict(query)
-        if "transports" in query:
-            fields["transports"] = query["transports"].split(",")
-        return _decoded(lambda: msgspec.convert(fields, IceServersRequest, strict=False))
+    def _refuse(self, refusal: IssueRefusal) -> Response:
+        self._issuer.count_refusal(refusal)
+        return problem_response(refusal.code, refusal.message, refusal.retry_after_s)
 
 
-def _decoded(decode: Callable[[], IceServersRequest]) -> IceServersRequest | _Refusal:
+async def _asked(request: Request) -> IceServersRequest | IssueRefusal:
+    body = await read_body(request)
+    if body is None:
+        return TOO_LARGE
+    query = request.query_params if request.scope["query_string"] else None
+    if body.strip():
+        if query:
+            return IssueRefusal("bad_request", "parameters both in the query and in the body")
+        return _decoded(lambda: msgspec.json.decode(body, type=IceServersRequest))
+    if not query:
+        return IceServersRequest()
+    names = [name for name, _ in query.multi_items()]
+    if len(names) != len(set(names)):
+        return IssueRefusal("bad_request", "a query parameter is there twice")
+    fields: dict[str, str | list[str]] = dict(query)
+    if "transports" in query:
+        fields["transports"] = query["transports"].split(",")
+    return _decoded(lambda: msgspec.convert(fields, IceServersRequest, strict=False))
+
+
+def _decoded(decode: Callable[[], IceServersRequest]) -> IceServersRequest | IssueRefusal:
     try:
         return decode()
-    except (msgspec.DecodeError, UnicodeError) as flaw:
-        return _Refusal("bad_request", str(flaw)[:200])
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as flaw:
+        return IssueRefusal("bad_request", str(flaw)[:200])
+
+
+def _named(asker: Asker, identity: str | None) -> Asker | IssueRefusal:
+    if identity is not None and asker.grants is not None and identity != asker.subject:
+        return IssueRefusal("forbidden", "the access token is another identity's")
+    return on_behalf_of(asker, identity)
+
+
+def _wishes(asked: IceServersRequest, asker: Asker, address: str) -> Wishes:
+    wished, terms = asked.terms, _NO_TERMS
+    if wished is not None:
+        bound = address if wished.bind_address and address else None
+        terms = Terms(hard_expiry=wished.hard_expiry, max_bytes=wished.max_bytes, address=bound)
+    return Wishes(
+        ttl=asked.ttl,
+        region=asked.region,
+        transports=None if asked.transports is None else tuple(asked.transports),
+        max_urls=asked.max_urls,
+        # An account's server is not where its clients are.
+        client_address=address if address and asker.grants is not None else None,
+        terms=terms,
+    )
 
 
 def answer_of(grant: Grant) -> IceServersAnswer:

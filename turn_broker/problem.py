@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from turn_broker.answer import json_answer, no_store
+
 ProblemCode = Literal[
     "bad_request",
     "unauthenticated",
@@ -21,8 +23,11 @@ ProblemCode = Literal[
     "forbidden",
     "not_found",
     "method_not_allowed",
+    "conflict",
     "resume_gap",
     "payload_too_large",
+    "rate_limited",
+    "limit_exceeded",
     "unavailable",
 ]
 STATUS_OF: dict[ProblemCode, HTTPStatus] = {
@@ -33,8 +38,11 @@ STATUS_OF: dict[ProblemCode, HTTPStatus] = {
     "forbidden": HTTPStatus.FORBIDDEN,
     "not_found": HTTPStatus.NOT_FOUND,
     "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
+    "conflict": HTTPStatus.CONFLICT,
     "resume_gap": HTTPStatus.CONFLICT,
     "payload_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
+    "limit_exceeded": HTTPStatus.TOO_MANY_REQUESTS,
     "unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _CODE_OF: dict[int, ProblemCode] = {
@@ -55,15 +63,16 @@ class Problem(msgspec.Struct, frozen=True):
     detail: str
 
 
-def problem_response(code: ProblemCode, detail: str) -> Response:
+def problem_response(
+    code: ProblemCode, detail: str, retry_after_s: float | None = None
+) -> Response:
     """The response for `code`; a 401 names the two ways to authenticate."""
     status = STATUS_OF[code]
     problem = Problem(f"urn:parley:problem:{code}", status.phrase, status, code, detail)
-    headers = {"Cache-Control": "no-store"}
+    headers = no_store(retry_after_s)
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="parley", Basic realm="parley"'
-    body = msgspec.json.encode(problem)
-    return Response(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+    return json_answer(problem, status, headers, MEDIA_TYPE)
 
 
 async def framework_problem(_: Request, error: Exception) -> Response:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import click
 
 from turn_broker.cli import create_token, mint, verify, verify_token
+from turn_broker.coturn.cli import agent
+from turn_broker.doctor_cli import doctor
+from turn_broker.rotate_cli import rotate
 
 
 @click.group()
@@ -14,10 +17,13 @@ def token() -> None:
 
 @click.group()
 def turn() -> None:
-    """TURN credentials."""
+    """TURN credentials, and the servers that accept them."""
 
 
 token.add_command(create_token, "create")
 token.add_command(verify_token, "verify")
 turn.add_command(mint, "mint")
 turn.add_command(verify, "verify")
+turn.add_command(rotate, "rotate")
+turn.add_command(agent, "agent")
+turn.add_command(doctor, "doctor")

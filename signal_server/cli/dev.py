@@ -15,16 +15,19 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from probes.settings import ProbeSettings
 from signal_server import app, clock, logs
 from signal_server.cli import keys as key_material
 from signal_server.cli.run import run
 from signal_server.config import CorsSettings, NodeSettings, ServerSettings, Settings
-from signal_server.core.guesses import GuessLimits
 from signal_server.wire.limits import Limits
 from signal_server.wire.rates import RateLimits, unhurried
-from turn_broker.broker import TurnNode
 from turn_broker.config import AccountSettings, ApiKeySettings, SettingsError, TurnSettings
+from turn_broker.guesses import GuessLimits
 from turn_broker.ice_servers import parse_turn_uri
+from turn_broker.issue_limits import IssueLimits
+from turn_broker.nodes import TurnNode
+from turn_broker.relay.control import RelayControl
 from turn_broker.relay.server import Relay, RelaySettings
 
 ROOM = "lobby"
@@ -95,12 +98,17 @@ def dev(  # noqa: PLR0913 - one parameter per option
             secret=turn_secret or keys.turn_secret,
             min_ttl_s=turn_min_ttl,
             default_ttl_s=CREDENTIAL_TTL_S,
+            state_file="" if turn_urls else str(state / "turn.json"),
+            issue=IssueLimits(anonymous_per_s=100, anonymous_burst=1000, anonymous_ttl_s=300),
         ),
         limits=Limits(resume_window_s=resume_window),
         rates=unhurried() if no_rate_limits else RateLimits(),
         # Everybody here comes from one address: one wrong script must not lock the others out.
         guesses=GuessLimits(
             failures=1000, longest_delay_s=1, first_delay_s=0 if no_rate_limits else 0.1
+        ),
+        probes=ProbeSettings(
+            address_per_s=100, address_burst=1000, allow_private_peers=True, peer_relay=True
         ),
         accounts=[
             AccountSettings(
@@ -118,8 +126,9 @@ def dev(  # noqa: PLR0913 - one parameter per option
             relay = await _start_relay(settings, turn_port, _is_default(context, "turn_port"))
             urls = _relay_urls(relay)
         try:
-            nodes = [TurnNode(node_name, region, tuple(parse_turn_uri(url) for url in urls))]
-            node = app.Node(settings, nodes, is_dev=True)
+            turn_node = TurnNode(node_name, region, tuple(parse_turn_uri(url) for url in urls))
+            control = RelayControl(relay) if relay is not None else None
+            node = app.Node(settings, is_dev=True, relay=control, relay_node=turn_node)
             await app.Running(node, listener).serve(
                 lambda: _announce(node, keys, listener, urls, as_json), 0.0
             )

@@ -16,7 +16,9 @@ _COMMANDS = {
     "config": "signal_server.cli.settings:config",
     "keys": "signal_server.cli.keys:keys",
     "token": "signal_server.cli.broker:token",
+    "accounts": "turn_broker.accounts_cli:accounts",
     "turn": "signal_server.cli.broker:turn",
+    "probe": "probes.cli:probe",
     "version": "signal_server.cli.main:show_version",
 }
 
@@ -45,7 +47,9 @@ def parley() -> None:
 @click.command("version")
 def show_version() -> None:
     """Print the version."""
-    click.echo(version("parley-rtc"))
+    from signal_server.build import is_compiled
+
+    click.echo(version("parley-rtc") + (" (compiled)" if is_compiled() else ""))
 
 
 USAGE_ERROR = 64

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from signal_server.cli.settings import config_option, load_checked
+from turn_broker.config import SettingsError
 
 
 @click.command()
@@ -23,12 +24,15 @@ def serve(path: Path | None) -> None:
         listener = app.bind(server.host, server.port)
     except OSError as flaw:
         raise click.ClickException(f"server.port: {flaw.strerror or flaw}") from flaw
-    node = app.Node(settings, None, is_dev=False)
 
     def ready() -> None:
         app.log.info("ready", extra={"port": listener.getsockname()[1]})
 
     async def main() -> None:
+        node = app.Node(settings, is_dev=False)
         await app.Running(node, listener).serve(ready, server.drain_s)
 
-    run(main())
+    try:
+        run(main())
+    except SettingsError as flaw:
+        raise click.ClickException(str(flaw)) from flaw

@@ -12,21 +12,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from signal_server.core.description import Descriptions
+from signal_server.core.description import UNNAMED, Descriptions
 from signal_server.core.gate import Gate
-from signal_server.core.strand import Held, Section, Strand, key_of, size_of
+from signal_server.core.strand import Held, Strand, key_of, size_of
 from signal_server.core.tally import Tally
 from signal_server.wire.candidate import CandidateInit
 from signal_server.wire.codes import ErrorCode
 from signal_server.wire.limits import Limits
 from signal_server.wire.sdp import Outline
 
-_UNNAMED = ""
-"""Key of the strand whose candidates came without a ufrag before any description."""
 _REMEMBERED_RETIRED = 16
 _ENDS_BEYOND_LIMIT = 64
 """A full generation can still be ended, once per m-section."""
 _NOTHING: frozenset[str] = frozenset()
+_EARLY_SECTIONS = 16
+"""M-sections with ICE sessions of their own, of a description that has not come yet."""
 _WILD_STRANDS = 16
 """Ufrags remembered under a description that names none."""
 
@@ -114,12 +114,12 @@ class CandidateBuffer:
 
         `ref` is who wants to know in `fates` what became of one that is held.
         """
-        ufrag = self._ufrag_for(candidate)
+        ufrag = self._descriptions.ufrag_for(candidate)
         strand = self._strands.get(ufrag)
         if strand is None:
             if ufrag in self._retired:
                 return self._refuse(ErrorCode.STALE_GENERATION)
-            if not self._make_room():
+            if not self._make_room(candidate):
                 return self._refuse(ErrorCode.BUFFER_FULL)
             strand = Strand()
         is_end = not candidate.candidate
@@ -133,7 +133,7 @@ class CandidateBuffer:
         extra = _ENDS_BEYOND_LIMIT if is_end else 0
         if len(strand.seen) + len(strand.ended) >= self._limits.candidates_per_generation + extra:
             return self._refuse(ErrorCode.BUFFER_FULL)
-        ends = self._ends(candidate, ufrag) if is_end else _NOTHING
+        ends = self._descriptions.ended_by(candidate, ufrag) if is_end else _NOTHING
         passes = self._may_pass(candidate, ufrag)
         if is_end and passes:
             passes = not self._waits_behind(candidate, ends)
@@ -147,8 +147,10 @@ class CandidateBuffer:
             strand.seen.add(key)
         if passes:
             self._tally.candidates_passed += 1
-            return self._outgoing(candidate, ufrag) if is_end else candidate
-        self._hold(Held(candidate, ufrag, size, now + self._limits.early_ttl_s, ends, ref), strand)
+            return self._descriptions.named_end(candidate, ufrag) if is_end else candidate
+        is_bound = candidate.ufrag is not None or self._is_described(candidate, ufrag)
+        expires_at = now + self._limits.early_ttl_s
+        self._hold(Held(candidate, ufrag, size, expires_at, ends, ref, is_bound), strand)
         return None
 
     def release(self) -> list[CandidateInit]:
@@ -162,7 +164,7 @@ class CandidateBuffer:
             if self._may_pass(item.candidate, item.ufrag) and not self._waits_behind(
                 item.candidate, item.ends
             ):
-                out.append(self._outgoing(item.candidate, item.ufrag))
+                out.append(self._descriptions.named_end(item.candidate, item.ufrag))
                 self._unhold(item, None)
             else:
                 kept.append(item)
@@ -205,7 +207,7 @@ class CandidateBuffer:
 
     def _begin_wild(self, negotiation: int, outline: Outline) -> None:
         """A further description that names no ICE may be a restart: what has ended begins anew."""
-        latest, unnamed = self._descriptions.latest, self._strands.get(_UNNAMED)
+        latest, unnamed = self._descriptions.latest, self._strands.get(UNNAMED)
         if unnamed is None or latest is None or outline.names_ice:
             return
         if latest.is_wild and latest.number != negotiation:
@@ -213,13 +215,12 @@ class CandidateBuffer:
             unnamed.ended.clear()
             unnamed.ended_at = None
 
-    def _make_room(self) -> bool:
+    def _make_room(self, candidate: CandidateInit) -> bool:
         """Only so many ufrags may be in use before a description names them."""
-        latest = self._descriptions.latest
-        is_wild = latest is not None and latest.is_wild
-        names = self._descriptions.names
-        unknown = [ufrag for ufrag in self._strands if ufrag not in names]
-        if len(unknown) < (_WILD_STRANDS if is_wild else self._limits.open_generations):
+        unknown = self._unknown()
+        if len(unknown) < self._limits.open_generations:
+            return True
+        if len(unknown) < self._most_unknown(candidate):
             return True
         idle = next((ufrag for ufrag in unknown if not self._strands[ufrag].held), None)
         if idle is None:
@@ -227,20 +228,22 @@ class CandidateBuffer:
         del self._strands[idle]
         return True
 
-    def _ufrag_for(self, candidate: CandidateInit) -> str:
-        """Its own, else the latest description's for its m-section (RFC 9429 section 3.5.2.1)."""
-        own = candidate.ufrag
-        if own is not None:
-            return own
-        latest = self._descriptions.latest
-        return _UNNAMED if latest is None else latest.ufrag_for(candidate)
+    def _unknown(self) -> list[str]:
+        """The ufrags that no description names."""
+        names = self._descriptions.names
+        return [ufrag for ufrag in self._strands if ufrag not in names]
 
-    def _section(self, candidate: CandidateInit) -> Section:
-        mid, index = candidate.sdpMid, candidate.sdpMLineIndex
+    def _most_unknown(self, candidate: CandidateInit) -> int:
+        """Without BUNDLE one description has a ufrag for each of its m-sections."""
         latest = self._descriptions.latest
-        if mid is None and index is not None and latest is not None and index < len(latest.mids):
-            mid = latest.mids[index]
-        return index if mid is None else mid
+        if latest is not None and latest.is_wild:
+            return _WILD_STRANDS
+        names = self._descriptions.names
+        sections = {
+            self._descriptions.section_of(i.candidate) for i in self._held if i.ufrag not in names
+        }
+        sections.add(self._descriptions.section_of(candidate))
+        return self._limits.open_generations * min(len(sections), _EARLY_SECTIONS)
 
     def _may_pass(self, candidate: CandidateInit, ufrag: str) -> bool:
         described = self._descriptions.since(candidate, ufrag)
@@ -249,12 +252,15 @@ class CandidateBuffer:
         gate = self.gate
         return not gate.is_gated or described <= gate.applied
 
+    def _is_described(self, candidate: CandidateInit, ufrag: str) -> bool:
+        return self._descriptions.since(candidate, ufrag) is not None
+
     def _is_early(self, item: Held) -> bool:
-        return self._descriptions.since(item.candidate, item.ufrag) is None
+        return not self._is_described(item.candidate, item.ufrag)
 
     def _has_ended(self, strand: Strand, candidate: CandidateInit, ufrag: str) -> bool:
         """End-of-candidates was said for this m-section (RFC 8838 section 13)."""
-        section = self._section(candidate)
+        section = self._descriptions.section_of(candidate)
         if section is not None and (
             section in strand.ended
             or (candidate.sdpMid is None and candidate.sdpMLineIndex in strand.ended)
@@ -268,7 +274,7 @@ class CandidateBuffer:
         return described is not None and described <= strand.ended_at
 
     def _end(self, candidate: CandidateInit, strand: Strand) -> None:
-        section = self._section(candidate)
+        section = self._descriptions.section_of(candidate)
         if section is not None:
             strand.ended.add(section)
             return
@@ -288,20 +294,15 @@ class CandidateBuffer:
         """Whether this end-of-candidates is one for that item."""
         if item.ufrag not in ends:
             return False
-        section = self._section(end)
-        return section is None or self._section(item.candidate) == section
-
-    def _ends(self, candidate: CandidateInit, ufrag: str) -> frozenset[str]:
-        """The ufrags that an end-of-candidates ends, settled when it is said."""
-        latest = self._descriptions.latest
-        if candidate.ufrag is None and latest is not None and self._section(candidate) is None:
-            return latest.names | {ufrag}
-        return frozenset((ufrag,))
+        section = self._descriptions.section_of(end)
+        return section is None or self._descriptions.section_of(item.candidate) == section
 
     def _is_full(self, strand: Strand, size: int) -> bool:
         limits = self._limits
+        early = sum(self._strands[ufrag].held_bytes for ufrag in self._unknown())
         return (
             strand.held_bytes + size > limits.held_bytes_per_generation
+            or early + size > limits.held_bytes_per_generation * limits.open_generations
             or self._tally.held_bytes + size > limits.held_bytes_per_node
         )
 
@@ -336,13 +337,14 @@ class CandidateBuffer:
             self._retired.append(ufrag)
 
     def _adopt(self) -> None:
-        """Early candidates without a ufrag belong to the description that carries their mid."""
-        moved = [i for i in self._held if i.candidate.ufrag is None and self._is_early(i)]
+        """Candidates without a ufrag belong to the first description that carries their mid."""
+        moved = [item for item in self._held if not item.is_bound]
         for item in moved:
-            self._move(item, self._ufrag_for(item.candidate))
+            self._move(item, self._descriptions.ufrag_for(item.candidate))
+            item.is_bound = not self._is_early(item)
         if moved:
             self._tidy()
-        orphan = self._strands.pop(_UNNAMED, None)
+        orphan = self._strands.pop(UNNAMED, None)
         latest = self._descriptions.latest
         if orphan is None or latest is None:
             return
@@ -379,20 +381,8 @@ class CandidateBuffer:
         new.held_bytes += item.size
         if not item.candidate.is_end:
             new.seen.add(key_of(item.candidate))
-        elif (section := self._section(item.candidate)) is not None:
+        elif (section := self._descriptions.section_of(item.candidate)) is not None:
             new.ended.add(section)
         item.ufrag = ufrag
         if item.candidate.is_end:
-            item.ends = self._ends(item.candidate, ufrag)
-
-    def _outgoing(self, candidate: CandidateInit, ufrag: str) -> CandidateInit:
-        """End-of-candidates names its ICE session, so that a late one cannot end a newer one.
-
-        One that ends several ICE sessions at once cannot, and stays as it came.
-        """
-        if not candidate.is_end or candidate.usernameFragment or not ufrag:
-            return candidate
-        latest = self._descriptions.latest
-        if self._section(candidate) is None and latest is not None and len(latest.names) > 1:
-            return candidate
-        return CandidateInit("", candidate.sdpMid, candidate.sdpMLineIndex, ufrag)
+            item.ends = self._descriptions.ended_by(item.candidate, ufrag)

@@ -6,6 +6,7 @@ does not know candidates' fates, time or who receives them.
 
 from __future__ import annotations
 
+from signal_server.core.strand import Section
 from signal_server.wire.candidate import CandidateInit
 from signal_server.wire.sdp import Outline
 
@@ -15,6 +16,8 @@ _ANY = ""
 """Stands for the ufrag of sections that name none: rejected ones, and bundled ones whose ICE
 attributes are left to another (RFC 9429 section 5.2.2)."""
 
+UNNAMED = ""
+"""Stands for the ufrag of candidates that came without one before any description."""
 _REMEMBERED_SECTIONS = 256
 
 
@@ -140,6 +143,42 @@ class Descriptions:
         if self._open.pop(number, None) is not None:
             self._changed()
         return before - self.names
+
+    def ufrag_for(self, candidate: CandidateInit) -> str:
+        """Its own, else the latest description's for its m-section (RFC 9429 section 3.5.2.1)."""
+        own = candidate.ufrag
+        if own is not None:
+            return own
+        latest = self.latest
+        return UNNAMED if latest is None else latest.ufrag_for(candidate)
+
+    def section_of(self, candidate: CandidateInit) -> Section:
+        """Its mid where that is known, else its index; None for all m-sections."""
+        mid, index = candidate.sdpMid, candidate.sdpMLineIndex
+        if mid is None and index is not None:
+            latest = self.latest
+            if latest is not None and index < len(latest.mids):
+                mid = latest.mids[index]
+        return index if mid is None else mid
+
+    def ended_by(self, end: CandidateInit, ufrag: str) -> frozenset[str]:
+        """The ufrags that an end-of-candidates ends if it is said now."""
+        latest = self.latest
+        if end.ufrag is None and latest is not None and self.section_of(end) is None:
+            return latest.names | {ufrag}
+        return frozenset((ufrag,))
+
+    def named_end(self, candidate: CandidateInit, ufrag: str) -> CandidateInit:
+        """End-of-candidates names its ICE session, so that a late one cannot end a newer one.
+
+        One that ends several ICE sessions at once cannot, and stays as it came.
+        """
+        if not candidate.is_end or candidate.usernameFragment or not ufrag:
+            return candidate
+        latest = self.latest
+        if self.section_of(candidate) is None and latest is not None and len(latest.names) > 1:
+            return candidate
+        return CandidateInit("", candidate.sdpMid, candidate.sdpMLineIndex, ufrag)
 
     def since(self, candidate: CandidateInit, ufrag: str) -> int | None:
         """Negotiation that first described the candidate's m-section; None when none has."""

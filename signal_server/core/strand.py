@@ -45,6 +45,8 @@ class Held:
     """Ufrags that it ends, where it is an end-of-candidates."""
     ref: str | int | None = None
     """The request that brought it, where its sender wants receipts."""
+    is_bound: bool = True
+    """False while a description may still show that it counts for another ufrag."""
 
 
 def key_of(candidate: CandidateInit) -> int:

@@ -215,6 +215,9 @@ class Fallback:
         asked = _asked(dict(request.query_params))
         if isinstance(asked, Response):
             return asked
+        refusal = _refusal(connection.acknowledge(asked.after))
+        if refusal is not None:
+            return refusal
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + asked.wait
         with connection.read() as reader:
@@ -238,6 +241,9 @@ class Fallback:
         asked = _asked({"after": last} if last else query)
         if isinstance(asked, Response):
             return asked
+        refusal = _refusal(connection.acknowledge(asked.after))
+        if refusal is not None:
+            return refusal
         if self._endpoint.replay(connection.id, asked.after) is None:
             return _closed(CloseCode.RESUME_GAP)
         return EventStream(
@@ -295,6 +301,18 @@ def _batch(replies: list[bytes], messages: list[bytes], after: int) -> Response:
 
 def _json(body: bytes, status: int = 200) -> Response:
     return Response(body, status, headers=_NO_STORE, media_type="application/json")
+
+
+def _refusal(error: bytes | None) -> Response | None:
+    """Why a GET may not read now: too fast, or it acknowledges what was never sent."""
+    if error is None:
+        return None
+    answer = _decode_answer(error)
+    if answer.retry_after_ms is None:
+        return _closed(CloseCode.RESUME_GAP)
+    response = _problem("rate_limited", "too many requests")
+    response.headers["Retry-After"] = str(ceil(answer.retry_after_ms / 1000))
+    return response
 
 
 def _closed(code: int | None) -> Response:

@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 from websockets.utils import accept_key
 
@@ -19,9 +20,9 @@ SUBPROTOCOL = "parley.v1.json"
 TOKEN_PROTOCOL = "parley.token."  # noqa: S105 - a prefix, not a secret
 MAX_HEADERS = 100
 
-_REQUEST_LINE = re.compile(rb"([!-~]+) (/[!-~]*) HTTP/(\d\.\d)\r\n")
+_REQUEST_LINE = re.compile(r"([!-~]+) (/[!-~]*) HTTP/([0-9]\.[0-9])\r\n")
 _HEADER = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\r\n",
+    r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\r\n",
 )
 _ENDPOINT_TARGET = re.compile(rb"GET (/[!-~]*)")
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
@@ -65,8 +66,7 @@ class Refusal:
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-@dataclass(frozen=True, slots=True)
-class Handshake:
+class Handshake(NamedTuple):
     """A request that may be upgraded. `token` is whatever the client presented, unverified."""
 
     path: str
@@ -124,17 +124,19 @@ def parse(
     subprotocol: str = SUBPROTOCOL,
 ) -> Handshake | Refusal:
     """Decide on one complete request head (including its empty line)."""
-    line = _REQUEST_LINE.match(head)
+    text = head.decode("latin-1")
+    line = _REQUEST_LINE.match(text)
     if line is None:
         return _MALFORMED
-    fields = _fields(head, line.end())
+    fields = _fields(text, line.end())
     if isinstance(fields, Refusal):
         return fields
-    if line[1] != b"GET":
+    method, target, version = line.groups()
+    if method != "GET":
         return Refusal(
             405, "method", "A WebSocket is opened with GET.", headers=(("Allow", "GET"),)
         )
-    if line[3] != b"1.1":
+    if version != "1.1":
         return Refusal(400, "http_version", "A WebSocket needs HTTP/1.1.")
     refusal = _upgrade_refusal(fields) or _origin_refusal(fields, allowed_origins)
     if refusal is not None:
@@ -145,7 +147,7 @@ def parse(
     if offered and subprotocol not in offered:
         return Refusal(400, "subprotocol", f"Offer the subprotocol {subprotocol}, or none.")
     return Handshake(
-        path=line[2].decode("ascii").partition("?")[0],
+        path=target.partition("?")[0],
         host=fields["host"],
         origin=fields.get("origin"),
         subprotocols=offered,
@@ -156,16 +158,15 @@ def parse(
     )
 
 
-def _fields(head: bytes, position: int) -> dict[str, str] | Refusal:
+def _fields(head: str, position: int) -> dict[str, str] | Refusal:
     """Header fields by lower-case name; list fields that repeat are joined (RFC 9110 5.3)."""
     fields: dict[str, str] = {}
     for _ in range(MAX_HEADERS):
         found = _HEADER.match(head, position)
         if found is None:
-            return fields if head[position:] == b"\r\n" else _MALFORMED
+            return fields if head[position:] == "\r\n" else _MALFORMED
         position = found.end()
-        name = found[1].decode("ascii").lower()
-        value = found[2].decode("latin-1").strip(" \t")
+        name, value = found[1].lower(), found[2].rstrip(" \t")
         if name not in fields:
             fields[name] = value
         elif name in _ONCE:
@@ -219,4 +220,6 @@ def _presented_token(authorization: str | None, offered: tuple[str, ...]) -> str
 
 
 def _list(value: str) -> tuple[str, ...]:
+    if "," not in value:
+        return (value,) if value else ()
     return tuple(item for item in (part.strip(" \t") for part in value.split(",")) if item)

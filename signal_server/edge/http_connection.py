@@ -127,15 +127,25 @@ class HttpConnection:
 
     def execute(self, texts: list[str]) -> list[bytes]:
         """Messages of one POST, in order; returns what has no number."""
+        for text in texts:
+            self._receive(text)
+            if self.close_code:
+                break
+        return self.take_replies()
+
+    def acknowledge(self, seq: int) -> bytes | None:
+        """A GET says what has arrived, which counts as a message; returns the refusal."""
+        latest = self.replies[-1] if self.replies else None
+        self._receive(f'{{"type":"ack","seq":{seq}}}')
+        is_refused = bool(self.replies) and self.replies[-1] is not latest
+        return self.replies.pop() if is_refused else None
+
+    def _receive(self, text: str) -> None:
         try:
-            for text in texts:
-                self._connections.endpoint.received(self, text)
-                if self.close_code:
-                    break
+            self._connections.endpoint.received(self, text)
         except Exception:
             self.close(CloseCode.INTERNAL, "internal")
             raise
-        return self.take_replies()
 
     def take_replies(self) -> list[bytes]:
         """Each of them once."""

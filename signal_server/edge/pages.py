@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import html
 import io
-from collections.abc import Mapping
-from importlib.resources import files
+from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
 from urllib.parse import urlsplit
 
@@ -52,20 +51,37 @@ class _File(Struct, frozen=True):
     content_type: str
 
 
-def routes(*, node: str = "local", region: str = "local") -> list[Route]:
-    """`/`, `/demo`, `/diagnostics`, their modules, styles and images, and the QR code."""
-    root = files("signal_server") / "browser"
+def routes(
+    roots: Iterable[Traversable], *, node: str = "local", region: str = "local"
+) -> list[Route]:
+    """`/`, `/demo`, `/diagnostics`, their modules, styles and images, and the QR code.
+
+    What the roots hold is served as one site; raises ValueError for a file that two of them hold.
+    """
     facts = {"node": node, "region": region}
-    found = [_page_route(path, _page(root / name, facts)) for path, name in _PAGES.items()]
-    for folder in _FOLDERS:
-        shipped = {
-            entry.name: _file(entry.name, entry.read_bytes())
-            for entry in (root / folder).iterdir()
-            if entry.is_file() and _suffix(entry.name) in _TYPES
-        }
-        found.append(_folder_route(folder, shipped))
+    folders: dict[str, dict[str, _File]] = {folder: {} for folder in ("", *_FOLDERS)}
+    for root in roots:
+        for folder, shipped in folders.items():
+            _add(shipped, root / folder if folder else root, facts)
+    pages = folders.pop("")
+    found = [_page_route(path, pages[name]) for path, name in _PAGES.items()]
+    found += [_folder_route(folder, shipped) for folder, shipped in folders.items()]
     found.append(Route("/demo/qr.svg", _qr))
     return found
+
+
+def _add(shipped: dict[str, _File], folder: Traversable, facts: Mapping[str, str]) -> None:
+    if not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        if not entry.is_file() or _suffix(entry.name) not in _TYPES:
+            continue
+        if entry.name in shipped:
+            raise ValueError(f"two files of this site are named {entry.name}")
+        is_page = _suffix(entry.name) == ".html"
+        shipped[entry.name] = (
+            _page(entry, facts) if is_page else _file(entry.name, entry.read_bytes())
+        )
 
 
 def _page(entry: Traversable, facts: Mapping[str, str]) -> _File:

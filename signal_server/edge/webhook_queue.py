@@ -60,6 +60,8 @@ class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     dead_bytes: Annotated[int, Meta(ge=1024)] = 16 * 1024 * 1024
     rooms: Annotated[int, Meta(ge=16, le=10_000_000)] = 200_000
     """Rooms whose sequence numbers are remembered."""
+    journal: str = ""
+    """File that keeps undelivered letters over the end of the process; none: they end with it."""
 
 
 class Letter(msgspec.Struct, kw_only=True, eq=False):
@@ -132,12 +134,14 @@ class Destination:
         settings: WebhookSettings,
         post: Post,
         bury: Callable[[Letter], None],
+        forget: Callable[[Letter], None],
         jitter: Callable[[], float],
     ) -> None:
         self._endpoint = endpoint
         self._settings = settings
         self._post = post
         self._bury = bury
+        self._forget = forget
         self._jitter = jitter
         self._lanes: dict[LaneKey, deque[Letter]] = {}
         self._ready: deque[LaneKey] = deque()
@@ -214,7 +218,9 @@ class Destination:
             if self._is_failing:
                 self._is_failing = False
                 log.info("a webhook endpoint takes events again")
-            self._leave(self._lanes[key].popleft())
+            letter = self._lanes[key].popleft()
+            self._forget(letter)
+            self._leave(letter)
             self._next(key)
         else:
             self.failed[outcome.reason] += 1

@@ -1,8 +1,9 @@
 """Events for backends: numbered per room, signed, retried, and kept when they cannot be delivered.
 
 `publish` never waits and never fails; delivery promises order within a room and at least once while
-the process lives. What was given up is kept as dead letters, bounded, and can be replayed. It does
-not know who publishes or how letters travel (`webhook_queue`, `webhook_post`).
+the process lives, with a journal also after it. What was given up is kept as dead letters, bounded,
+and can be replayed. It does not know who publishes or how letters travel (`webhook_queue`,
+`webhook_post`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 
 from signal_server import clock
+from signal_server.edge.webhook_journal import WebhookJournal
 from signal_server.edge.webhook_queue import (
     Destination,
     LaneKey,
@@ -53,11 +55,13 @@ class Webhooks:
         settings: WebhookSettings,
         post: Post,
         *,
+        journal: WebhookJournal | None = None,
         unix: Callable[[], float] = clock.unix,
         new_id: Callable[[], str] = lambda: f"msg_{secrets.token_hex(16)}",
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
+        self._journal = journal
         self._unix = unix
         self._new_id = new_id
         self._order = count()
@@ -68,9 +72,23 @@ class Webhooks:
         self.given_up: Counter[str] = Counter()
         """Letters that died, by reason."""
         self.destinations = [
-            Destination(endpoint, settings, post, self._bury, jitter)
+            Destination(endpoint, settings, post, self._bury, self._forget, jitter)
             for endpoint in settings.endpoints
         ]
+
+    def start(self) -> None:
+        """Take up what the process before this one has left in the journal; before any event."""
+        if self._journal is None:
+            return
+        letters = self._journal.letters()
+        for letter in letters:
+            self._order = count(letter.order + 1)
+            if letter.reason:
+                self._lay_out(letter)
+            else:
+                self.destinations[letter.endpoint].offer(letter)
+        if letters:
+            log.info("the webhook journal had %d letters", len(letters))
 
     def publish(self, kind: str, *, account: str, room: str | None, data: dict[str, Any]) -> None:
         """Queue an event for every endpoint that wants its type."""
@@ -90,17 +108,17 @@ class Webhooks:
         message_id, order = self._new_id(), next(self._order)
         for endpoint, destination in enumerate(self.destinations):
             if destination.wants(kind):
-                destination.offer(
-                    Letter(
-                        id=message_id,
-                        order=order,
-                        lane=lane,
-                        type=kind,
-                        sequence=sequence,
-                        body=body,
-                        endpoint=endpoint,
-                    )
+                letter = Letter(
+                    id=message_id,
+                    order=order,
+                    lane=lane,
+                    type=kind,
+                    sequence=sequence,
+                    body=body,
+                    endpoint=endpoint,
                 )
+                self._keep(letter)
+                destination.offer(letter)
 
     def _number(self, lane: LaneKey, kind: str) -> int:
         sequence = self._sequences.pop(lane, 0) + 1
@@ -119,11 +137,26 @@ class Webhooks:
             letter.attempts,
             letter.reason,
         )
+        self._keep(letter)
+        self._lay_out(letter)
+
+    def _lay_out(self, letter: Letter) -> None:
+        """Among the dead, of whom the oldest give way."""
         self._dead.append(letter)
         self._dead_bytes += len(letter.body)
         settings = self._settings
         while len(self._dead) > settings.dead_events or self._dead_bytes > settings.dead_bytes:
-            self._dead_bytes -= len(self._dead.popleft().body)
+            oldest = self._dead.popleft()
+            self._dead_bytes -= len(oldest.body)
+            self._forget(oldest)
+
+    def _keep(self, letter: Letter) -> None:
+        if self._journal is not None:
+            self._journal.keep(letter)
+
+    def _forget(self, letter: Letter) -> None:
+        if self._journal is not None:
+            self._journal.forget(letter)
 
     @property
     def dead(self) -> list[dict[str, Any]]:
@@ -156,7 +189,8 @@ class Webhooks:
         for destination in self.destinations:
             destination.revive()
         for letter in again:
-            letter.attempts = 0
+            letter.attempts, letter.reason = 0, ""
+            self._keep(letter)
             self.destinations[letter.endpoint].offer(letter)
         return len(again)
 
@@ -171,7 +205,8 @@ class Webhooks:
             await destination.idle.wait()
 
     async def close(self, grace_s: float) -> int:
-        """Deliver what waits for up to `grace_s`, then stop; how many letters are lost."""
+        """Deliver what waits for up to `grace_s`, then stop; how many letters were left, to be
+        sent after the next start if there is a journal."""
         self._is_closed = True
         try:
             async with asyncio.timeout(grace_s):
@@ -181,4 +216,6 @@ class Webhooks:
         lost = sum(len(destination.stop()) for destination in self.destinations)
         for destination in self.destinations:
             await destination.stopped()
+        if self._journal is not None:
+            self._journal.close()
         return lost

@@ -7,6 +7,7 @@ and ends when its standard input does.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import socket
@@ -100,7 +101,7 @@ def application(sockets: SocketServer, echo: Echo) -> Starlette:
 
     async def stats(request: Request) -> Response:
         counters = sockets.counters
-        numbers = {name: getattr(counters, name) for name in type(counters).__slots__}
+        numbers = dataclasses.asdict(counters)
         numbers |= {"sockets": len(sockets.sockets), "transports": sockets.transports}
         numbers |= {"closed_codes": echo.closed_codes, "after_close": echo.after_close}
         numbers |= {"buffered": sum(s.buffered for s in sockets.sockets.values())}

@@ -53,7 +53,7 @@ class TurnUnderTest:
 )
 async def turn(request: pytest.FixtureRequest) -> AsyncIterator[TurnUnderTest]:
     if request.param == "relay":
-        limits = RelayLimits(allocations_per_id=QUOTA)
+        limits = RelayLimits(allocations_per_identity=QUOTA)
         settings = RelaySettings(realm=REALM, secrets=(SECRET, OLD_SECRET), limits=limits)
         relay = await Relay.start(settings, now_unix=time.time, monotonic=time.monotonic)
         try:

@@ -208,7 +208,7 @@ def test_a_taken_listening_port_is_an_error() -> None:
         bind_listeners("127.0.0.1", udp.getsockname()[1])
 
 
-async def test_revocation_cuts_and_usage_counts(relay: Relay) -> None:
+async def test_a_cut_ends_and_usage_counts(relay: Relay) -> None:
     async with raw_client(_address(relay)) as client, echo_peer() as peer:
         credential = _credential()
         caller, _ = await client.allocate(credential, REALM)
@@ -218,12 +218,11 @@ async def test_revocation_cuts_and_usage_counts(relay: Relay) -> None:
         usage = relay.usage("alice")
         assert usage is not None
         assert (usage.sent_bytes, usage.received_bytes, usage.live) == (7, 12, 1)
-        assert relay.revoke(credential.username) == 1
-        assert relay.revoke(credential.username) == 0
-        assert code_of(await client.exchange(caller.refresh())) == 401
+        (session,) = relay.sessions()
+        assert relay.cut(session.number)
+        assert not relay.cut(session.number)
+        assert code_of(await client.exchange(caller.refresh())) == 437
         other, _ = await client.allocate(_credential(ttl=601), REALM)
-        assert relay.revoke_id("alice") == 1
-        assert code_of(await client.exchange(other.refresh())) == 437
         relay.replace_secrets(("old",))
         assert code_of(await client.exchange(other.refresh())) == 401
 

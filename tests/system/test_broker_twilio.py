@@ -4,76 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import hmac
 import json
 import os
-import selectors
 import subprocess
 import sys
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
-from aioice import stun, turn
+from aioice import stun
+from brokers import (
+    ACCOUNT_SID,
+    AUTH_TOKEN,
+    KEY_SECRET,
+    KEY_SID,
+    ROOT,
+    TURN_SECRET,
+    RunningBroker,
+    allocation,
+    refusal,
+    start_broker,
+)
 from coturn import Coturn, has_coturn, start_coturn
 from twilio.base.exceptions import TwilioRestException
 from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.rest import Client
-
-ACCOUNT_SID, KEY_SID = "AC" + "1a" * 16, "SK" + "2b" * 16
-AUTH_TOKEN, KEY_SECRET, TURN_SECRET = (f"{n}-0123456789abcdef0123456789abcdef" for n in "abc")
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class RunningBroker:
-    url: str
-
-    def client(self, user: str = ACCOUNT_SID, password: str = AUTH_TOKEN, **options: Any) -> Any:
-        client = Client(user, password, account_sid=ACCOUNT_SID, **options)
-        client.api.base_url = self.url
-        return client
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=10) as reply:
-            return str(reply.read().decode())
-
-
-@contextlib.contextmanager
-def start_broker(*turn_urls: str) -> Iterator[RunningBroker]:
-    """`python -m turn_broker` as a foreground child on a free port."""
-    environment = {
-        name: text for name, text in os.environ.items() if not name.startswith("PARLEY_")
-    } | {
-        "PARLEY_TURN_SECRET": TURN_SECRET,
-        "PARLEY_TURN_URLS": ",".join(turn_urls),
-        "PARLEY_TURN_MIN_TTL_S": "1",
-        "PARLEY_ACCOUNTS_SID": ACCOUNT_SID,
-        "PARLEY_ACCOUNTS_AUTH_TOKEN": AUTH_TOKEN,
-        "PARLEY_ACCOUNTS_KEY_SID": KEY_SID,
-        "PARLEY_ACCOUNTS_KEY_SECRET": KEY_SECRET,
-    }
-    command = [sys.executable, "-m", "turn_broker", "--port", "0"]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    ) as child:
-        try:
-            assert child.stdout is not None
-            with selectors.DefaultSelector() as selector:
-                selector.register(child.stdout, selectors.EVENT_READ)
-                assert selector.select(20), "the broker is not ready"
-            yield RunningBroker(json.loads(child.stdout.readline())["url"])
-            child.terminate()
-            assert child.wait(10) == 0
-        finally:
-            if child.poll() is None:
-                child.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +127,8 @@ def test_broker_alone_has_its_operations(broker: RunningBroker) -> None:
     assert json.loads(broker.get("/healthz")) == {"status": "ok"}
     assert json.loads(broker.get("/readyz")) == {"status": "ok"}
     assert "/v1/ice-servers" in json.loads(broker.get("/openapi.json"))["paths"]
-    assert 'turn_broker_credentials_issued_total{dialect="twilio"}' in broker.get("/metrics")
+    labels = f'{{account="{ACCOUNT_SID}",dialect="twilio"}}'
+    assert f"turn_broker_credentials_issued_total{labels}" in broker.get("/metrics")
 
 
 @pytest.mark.parametrize(
@@ -198,37 +156,6 @@ def test_broker_refuses_to_start_and_names_the_key(environment: dict[str, str], 
     assert "Traceback" not in result.stderr
 
 
-class _Receiver(asyncio.DatagramProtocol):
-    """The far side of an aioice relay endpoint."""
-
-
-@contextlib.asynccontextmanager
-async def allocation(
-    server: Coturn, username: str, password: str, transport: str
-) -> AsyncIterator[tuple[str, int]]:
-    """A relayed address; raises aioice's TransactionFailed when it is refused."""
-    endpoint, _ = await turn.create_turn_endpoint(
-        _Receiver,
-        server_addr=("127.0.0.1", server.port),
-        username=username,
-        password=password,
-        transport=transport,
-    )
-    try:
-        yield endpoint.get_extra_info("sockname")
-    finally:
-        endpoint.close()
-
-
-async def refusal(server: Coturn, token: Any) -> int | None:
-    """Error code of an allocation with `token`; None when there is one."""
-    try:
-        async with allocation(server, token.username, token.password, "udp"):
-            return None
-    except stun.TransactionFailed as failed:
-        return int(failed.response.attributes["ERROR-CODE"][0])
-
-
 @pytest.fixture(scope="module")
 def relay() -> Iterator[tuple[Coturn, RunningBroker]]:
     if not has_coturn():
@@ -246,19 +173,19 @@ async def test_coturn_accepts_until_the_ttl_is_over(
     server, running = relay
     token = await asyncio.to_thread(running.client().tokens.create, ttl=3)
     for transport in ("udp", "tcp"):
-        async with allocation(server, token.username, token.password, transport) as relayed:
+        async with allocation(server.port, token.username, token.password, transport) as relayed:
             assert relayed[0] == "127.0.0.1"
 
     expiry = int(token.username.partition(":")[0])
     async with asyncio.timeout(15):
-        code = await refusal(server, token)
+        code = await refusal(server.port, token.username, token.password)
         while code is None:
             await asyncio.sleep(0.2)
-            code = await refusal(server, token)
+            code = await refusal(server.port, token.username, token.password)
     assert code == 401
     assert 0 < datetime.now(UTC).timestamp() - expiry < 4
     fresh = await asyncio.to_thread(running.client().tokens.create, ttl=60)
-    assert await refusal(server, fresh) is None
+    assert await refusal(server.port, fresh.username, fresh.password) is None
 
 
 @pytest.mark.coturn
@@ -268,7 +195,7 @@ async def test_coturn_refuses_a_changed_name(relay: tuple[Coturn, RunningBroker]
     later = str(int(token.username.partition(":")[0]) + 3600)
     forged = later + token.username[len(later) :]
     with pytest.raises(stun.TransactionFailed):
-        async with allocation(server, forged, token.password, "udp"):
+        async with allocation(server.port, forged, token.password, "udp"):
             pass
 
 

@@ -26,7 +26,10 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to start a Docker engine"),
 ]
 DOMAIN = "parley.test"
-SOURCES = ("Dockerfile", ".dockerignore", "docker-compose.yml", "pyproject.toml", "README.md")
+SOURCES = (
+    *("Dockerfile", ".dockerignore", "docker-compose.yml"),
+    *("pyproject.toml", "hatch_build.py", "README.md"),
+)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,6 @@ def test_openapi_names_every_route(parley: Parley) -> None:
                 )
             ],
         ),
-        None,
         is_dev=False,
     )
     served = {str(getattr(route, "path", "")) for route in node.app.routes}

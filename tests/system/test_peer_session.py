@@ -10,8 +10,10 @@ import pytest
 from scripted import QUICK, Wire, next_of, scripted
 
 from signal_server.client import SignalingClient
+from signal_server.client_calls import Call
 from signal_server.client_session import SessionLost
 from signal_server.client_wire import (
+    GlareError,
     NoAnswerError,
     NotAllowedError,
     RateLimitedError,
@@ -21,6 +23,7 @@ from signal_server.client_wire import (
 from signal_server.roster import Roster
 from signal_server.wire import messages as wire
 from signal_server.wire.codes import CloseCode
+from signal_server.wire.receipts import Receipt, Stage
 
 
 def entry(peer: str) -> dict[str, object]:
@@ -285,7 +288,7 @@ async def test_peer_session_time_stands_still_while_away() -> None:
 async def test_peer_session_refusals_have_types() -> None:
     async def session(server: Wire, _: int) -> None:
         await server.welcome()
-        for code in ("forbidden", "glare"):
+        for code in ("forbidden", "limit_exceeded"):
             request = await server.take()
             await server.say(type="error", id=request["id"], code=code, message="no")
         await server.gone()
@@ -312,3 +315,76 @@ def test_peer_roster_shows_who_is_away() -> None:
     assert after(8, connected=True) == (True, msgspec.Raw(b"1"))
     roster.restore(None)
     assert (roster.room, roster.peers) == (None, {})
+
+
+def test_peer_roster_replaces_a_device() -> None:
+    roster = Roster()
+    peers = [wire.RosterEntry(peer="p1", identity="ann", polite=True)]
+    roster.restore(wire.RoomState("blue", 1, 4, peers))
+    replaced = wire.PeerReplaced(
+        peer="p2", replaced="p1", identity="ann", revision=5, polite=False, name="Ann"
+    )
+    roster.apply(replaced)
+    roster.apply(replaced)
+    assert (list(roster.peers), roster.revision) == (["p2"], 5)
+    assert (roster.peers["p2"].polite, roster.peers["p2"].name) == (False, "Ann")
+
+
+async def test_peer_session_learns_of_glare_receipts_and_ice_servers() -> None:
+    async def session(server: Wire, _: int) -> None:
+        await server.welcome()
+        glare = {"type": "error", "code": "glare", "message": "lost", "winner_negotiation": 1}
+        offer = await server.take()
+        await server.say(**glare, id=offer["id"])
+        offer = await server.take()
+        await server.ok(offer, negotiation=2)
+        await server.say(**glare, id=offer["id"], negotiation=2)
+        message = await server.take()
+        await server.number(type="receipt", ref=message["id"], stage="relayed")
+        await server.ok(message)
+        fresh = [{"urls": ["turn:fresh"]}]
+        await server.number(type="ice_servers", ice_servers=fresh, ttl=60, expires_at=1)
+        await server.gone()
+
+    async with scripted(session) as url, SignalingClient(url, "t", settings=QUICK) as client:
+        assert client.granted_ice_servers == []
+        with pytest.raises(GlareError):
+            await client.offer("a", "sdp")
+        assert await client.offer("a", "sdp") == 2
+        late = await next_of(client, wire.Error)
+        assert (late.code, late.negotiation, late.winner_negotiation) == ("glare", 2, 1)
+        ref = await client.send("a", 1)
+        receipt = await next_of(client, Receipt)
+        assert (receipt.ref, receipt.stage) == (ref, Stage.RELAYED)
+        await next_of(client, wire.IceServers)
+        assert client.granted_ice_servers == [{"urls": ["turn:fresh"]}]
+
+
+@pytest.mark.parametrize("replayed", [0, 1])
+async def test_peer_session_finds_its_calls(replayed: int) -> None:
+    """When all that is repeated has arrived, the calls are those that `resumed` shows."""
+    media = {"audio": True, "video": False}
+    invite = {"type": "call_invite", "from": "a", "identity": "ann", "room": "r", "media": media}
+
+    async def session(server: Wire, number: int) -> None:
+        if number == 1:
+            await server.welcome()
+            await server.number(**invite, call="c1", lifetime_s=30)
+            await server.take()
+            server.socket.transport.abort()
+            return
+        caller = {"peer": "b", "identity": "bob", "state": "calling"}
+        fields = {"state": "invited", "role": "callee", "peers": [caller], "room": "r"}
+        await server.resumed(calls=[{"call": "c2", **fields, "media": media}], replayed=replayed)
+        await server.ok(await server.take())
+        if replayed:
+            await server.number(**invite, call="c2", lifetime_s=20)
+        await server.gone()
+
+    async with scripted(session) as url, SignalingClient(url, "t", settings=QUICK) as client:
+        first = await next_of(client, Call)
+        await client.update(1)
+        second = await next_of(client, Call)
+        assert (await first.ended()).reason == "unreachable"
+        assert (first.id, second.id, list(client.calls)) == ("c1", "c2", ["c2"])
+        assert second.peer == ("a" if replayed else "b")

@@ -11,6 +11,7 @@ import pytest
 
 from signal_server.wire import messages as m
 from signal_server.wire.codes import CloseCode, ErrorCode
+from signal_server.wire.receipts import Stage, Why
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = ROOT / "docs" / "protocol.md"
@@ -74,6 +75,10 @@ def test_errors() -> None:
     assert set(rows) == {code.value for code in ErrorCode}
     for code in ErrorCode:
         assert rows[code.value][0] == ("yes" if code.retryable else "no"), code
+
+
+def test_receipts() -> None:
+    assert set(table("Receipts")) == {each.value for kind in (Stage, Why) for each in kind}
 
 
 def test_close_codes() -> None:

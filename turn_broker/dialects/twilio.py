@@ -7,30 +7,41 @@ It does not know identities: every token is one of its own.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from urllib.parse import parse_qsl
+from functools import lru_cache
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from turn_broker.accounts import Account, Accounts
+from turn_broker.answer import json_answer, no_store
 from turn_broker.authorization import Basic, parse_authorization
 from turn_broker.body import read_body
-from turn_broker.broker import ENTROPY_BYTES, Broker, Grant, GrantRefusal
-from turn_broker.counters import Counters
+from turn_broker.broker import Grant, Wishes
+from turn_broker.dialects.asking import FORM, TOO_LARGE, AddressOf, form_fields, is_form
+from turn_broker.issuer import Asker, Issuer, IssueRefusal
 from turn_broker.policy import TWILIO_MAX_TTL_S
+from turn_broker.problem import STATUS_OF, ProblemCode
 
 PATH = "/2010-04-01/Accounts/{account_sid}/Tokens"
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _ALLOWED = "POST, OPTIONS"
-_FORM = "application/x-www-form-urlencoded"
-_MAX_FIELDS = 16
+_CODE_OF: dict[ProblemCode, int] = {
+    "unauthenticated": 20003,
+    "token_expired": 20003,
+    "method_not_allowed": 20004,
+    "forbidden": 20403,
+    "not_found": 20404,
+    "rate_limited": 20429,
+    "limit_exceeded": 20429,
+    "unavailable": 20503,
+}
+_BAD_PARAMETER = 20001
+
+_UNAUTHENTICATED = IssueRefusal("unauthenticated", "Authenticate")
+_NOT_ALLOWED = IssueRefusal("method_not_allowed", "Method not allowed")
 
 
 class TwilioIceServer(msgspec.Struct, omit_defaults=True):
@@ -59,21 +70,8 @@ class TwilioError(msgspec.Struct):
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    status: int
-    code: int
-    message: str
-
-
-_UNAUTHENTICATED = _Refusal(401, 20003, "Authenticate")
-_NOT_ALLOWED = _Refusal(405, 20004, "Method not allowed")
-
-
-def routes(
-    broker: Broker, accounts: Accounts, clock: Callable[[], float], counters: Counters
-) -> list[Route]:
-    dialect = TwilioDialect(broker, accounts, clock, counters)
+def routes(issuer: Issuer, address_of: AddressOf) -> list[Route]:
+    dialect = TwilioDialect(issuer, address_of)
     return [
         Route(f"{PATH}.json", dialect.answer, methods=_METHODS, name="twilio_tokens_json"),
         Route(PATH, dialect.answer, methods=_METHODS, name="twilio_tokens"),
@@ -83,98 +81,84 @@ def routes(
 class TwilioDialect:
     """The Tokens resource."""
 
-    def __init__(
-        self, broker: Broker, accounts: Accounts, clock: Callable[[], float], counters: Counters
-    ) -> None:
-        self._broker = broker
-        self._accounts = accounts
-        self._clock = clock
-        self._counters = counters
+    def __init__(self, issuer: Issuer, address_of: AddressOf) -> None:
+        self._issuer = issuer
+        self._address_of = address_of
 
     async def answer(self, request: Request) -> Response:
         if request.method == "OPTIONS":
             return Response(status_code=204, headers={"Allow": _ALLOWED})
-        account = self._account(request)
-        if isinstance(account, _Refusal):
-            return self._refuse(account)
+        asker = self._asker(request)
+        if isinstance(asker, IssueRefusal):
+            return self._refuse(asker)
         if request.method != "POST":
             return self._refuse(_NOT_ALLOWED)
-        ttl = await self._ttl(request)
-        if isinstance(ttl, _Refusal):
+        ttl = await self._ttl(request, asker)
+        if isinstance(ttl, IssueRefusal):
             return self._refuse(ttl)
-        now = self._clock()
-        grant = self._broker.grant(
-            account.sid, None, now, ttl=ttl, entropy=secrets.token_bytes(ENTROPY_BYTES)
-        )
-        if isinstance(grant, GrantRefusal):
-            return self._refuse(_Refusal(400, 20001, grant.message))
-        self._counters.issued["twilio"] += 1
-        return _json(201, token_of(account.sid, grant, now))
+        grant = self._issuer.issue(asker, Wishes(ttl=ttl), "twilio")
+        if isinstance(grant, IssueRefusal):
+            return self._refuse(grant)
+        token = token_of(asker.account.sid, grant, self._issuer.clock())
+        return json_answer(token, 201)
 
-    def _account(self, request: Request) -> Account | _Refusal:
+    def _asker(self, request: Request) -> Asker | IssueRefusal:
         basic = parse_authorization(request.headers.get("authorization"))
         if not isinstance(basic, Basic):
             return _UNAUTHENTICATED
-        account = self._accounts.authenticate_basic(None, basic.username, basic.password)
-        if account is None:
-            return _UNAUTHENTICATED
-        if account.sid != request.path_params["account_sid"]:
-            return _Refusal(
-                404, 20404, f"The requested resource {request.url.path[:200]} was not found"
-            )
-        return account
+        asker = self._issuer.basic(basic.username, basic.password, self._address_of(request))
+        if isinstance(asker, IssueRefusal):
+            return _UNAUTHENTICATED if asker.code == "unauthenticated" else asker
+        if asker.account.sid != request.path_params["account_sid"]:
+            path = request.url.path[:200]
+            return IssueRefusal("not_found", f"The requested resource {path} was not found")
+        return asker
 
-    async def _ttl(self, request: Request) -> int | _Refusal:
+    async def _ttl(self, request: Request, asker: Asker) -> int | IssueRefusal:
         body = await read_body(request)
         if body is None:
-            return _Refusal(413, 20001, "Request body too large or too slow")
-        if not body:
-            return self._default_ttl()
-        content_type = request.headers.get("content-type", _FORM).partition(";")[0]
-        if content_type.strip().lower() != _FORM:
-            return _Refusal(400, 20001, f"Content-Type must be {_FORM}")
-        try:
-            fields = parse_qsl(
-                body.decode("utf-8"),
-                keep_blank_values=True,
-                strict_parsing=True,
-                errors="strict",
-                max_num_fields=_MAX_FIELDS,
-            )
-        except ValueError:
-            return _Refusal(400, 20001, "The request body is not a form")
+            return TOO_LARGE
+        if body and not is_form(request):
+            return IssueRefusal("bad_request", f"Content-Type must be {FORM}")
+        fields = form_fields(body)
+        if fields is None:
+            return IssueRefusal("bad_request", "The request body is not a form")
         values = [value for name, value in fields if name == "Ttl"]
         if not values:
-            return self._default_ttl()
+            return self._default_ttl(asker)
         text = values[0]
         if len(values) > 1 or not (text.isascii() and text.isdigit() and len(text) <= 10):
-            return _Refusal(400, 20001, "Invalid parameter: Ttl must be one whole number")
+            return IssueRefusal("bad_request", "Invalid parameter: Ttl must be one whole number")
         if int(text) > TWILIO_MAX_TTL_S:
-            return _Refusal(400, 20001, f"Invalid parameter: Ttl must be <= {TWILIO_MAX_TTL_S}")
+            message = f"Invalid parameter: Ttl must be <= {TWILIO_MAX_TTL_S}"
+            return IssueRefusal("bad_request", message)
         return int(text)
 
-    def _default_ttl(self) -> int:
-        return min(TWILIO_MAX_TTL_S, self._broker.policy.max_ttl_s)
+    def _default_ttl(self, asker: Asker) -> int:
+        own = asker.account.limits.max_ttl_s or TWILIO_MAX_TTL_S
+        return min(TWILIO_MAX_TTL_S, self._issuer.broker.policy.max_ttl_s, own)
 
-    def _refuse(self, refusal: _Refusal) -> Response:
-        self._counters.refused[str(refusal.code)] += 1
+    def _refuse(self, refusal: IssueRefusal) -> Response:
+        self._issuer.count_refusal(refusal)
+        status, code = STATUS_OF[refusal.code], _CODE_OF.get(refusal.code, _BAD_PARAMETER)
+        message = "Too Many Requests" if code == 20429 else refusal.message
         error = TwilioError(
-            code=refusal.code,
-            message=refusal.message,
-            more_info=f"https://www.twilio.com/docs/errors/{refusal.code}",
-            status=refusal.status,
+            code=code,
+            message=message,
+            more_info=f"https://www.twilio.com/docs/errors/{code}",
+            status=status,
         )
-        response = _json(refusal.status, error)
-        if refusal.status == 401:
-            response.headers["WWW-Authenticate"] = 'Basic realm="Parley API"'
-        if refusal.status == 405:
-            response.headers["Allow"] = _ALLOWED
-        return response
+        headers = no_store(refusal.retry_after_s)
+        if status == 401:
+            headers["WWW-Authenticate"] = 'Basic realm="Parley API"'
+        if status == 405:
+            headers["Allow"] = _ALLOWED
+        return json_answer(error, status, headers)
 
 
 def token_of(account_sid: str, grant: Grant, now: float) -> TwilioToken:
     """The Token resource of a grant: one entry for each URL, the credential only on TURN's."""
-    date = format_datetime(datetime.fromtimestamp(int(now), UTC))
+    date = _rfc2822(int(now))
     entries = [
         TwilioIceServer(url, url, server.username, server.credential)
         for server in grant.ice_servers
@@ -191,10 +175,6 @@ def token_of(account_sid: str, grant: Grant, now: float) -> TwilioToken:
     )
 
 
-def _json(status: int, content: msgspec.Struct) -> Response:
-    return Response(
-        msgspec.json.encode(content),
-        status_code=status,
-        media_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )
+@lru_cache(maxsize=2)
+def _rfc2822(unix_s: int) -> str:
+    return format_datetime(datetime.fromtimestamp(unix_s, UTC))

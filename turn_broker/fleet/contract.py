@@ -27,8 +27,17 @@ USAGE_LIFE_S = 31 * 86_400
 """Usage that nothing was added to for so long is forgotten."""
 
 
+BATCH_LIFE_S = 600
+"""So long a batch of charges is recognised."""
+MAX_REVOCATIONS = 100_000
+
+
 class FleetUnavailable(Exception):  # noqa: N818 - a state of the world, not a mistake
     """The shared memory cannot be reached now."""
+
+
+class FleetFull(FleetUnavailable):
+    """There is no room for more of it."""
 
 
 class Fleet(Protocol):
@@ -40,7 +49,12 @@ class Fleet(Protocol):
     # Tokens
 
     def record(self, token: TokenRecord) -> None:
-        """Remember a token until it expires; never waits. Bounded, and losses are counted."""
+        """Remember a token until it expires; never waits. Bounded: see `lost_records`."""
+
+    @property
+    def lost_records(self) -> int:
+        """Tokens that were forgotten, or never remembered, for want of room."""
+        ...
 
     async def token(self, opaque_id: str) -> TokenRecord | None:
         """A token that has not expired."""
@@ -49,19 +63,31 @@ class Fleet(Protocol):
     # Revocations
 
     async def revoke(self, revocation: Revocation, wait_s: float = 1.0) -> Cut:
-        """Remember, tell every agent, and wait up to `wait_s` for the nodes that report."""
+        """Remember, tell every agent, and wait up to `wait_s` for the nodes that report.
+
+        Raises FleetFull when there is no room to remember it.
+        """
         ...
 
     async def revocations(self) -> tuple[Revocation, ...]:
         """Those that have not run out."""
         ...
 
+    def is_revoked(self, opaque_id: str) -> bool:
+        """Whether a token's id, or an identity's digest alone, may use nothing now.
+
+        From a local copy that orders keep fresh; never waits.
+        """
+        ...
+
     # Usage
 
-    async def charge(self, charges: Sequence[Charge]) -> dict[str, Usage]:
+    async def charge(self, charges: Sequence[Charge], batch: str = "") -> dict[str, Usage]:
         """Add to token, identity and account; the new totals of each charged token, by its id.
 
-        A charge for an id without a record counts for its identity only.
+        A charge for an id without a record counts for its token and identity only. After
+        FleetUnavailable it is not known whether the charges were made: repeat them under the same
+        `batch` (a random name), which is counted once within `BATCH_LIFE_S`.
         """
         ...
 

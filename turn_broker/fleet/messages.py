@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
+
+from turn_broker.secret_ring import SecretRing
 
 
 class Terms(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -19,6 +20,12 @@ class Terms(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Cut running allocations when the credential expires."""
     max_bytes: int | None = None
     """Payload bytes in both directions over the token's life."""
+    identity_bytes: int | None = None
+    """The same for all tokens of the identity together."""
+    account_bytes: int | None = None
+    """The same for all tokens of the account together."""
+    max_allocations: int | None = None
+    """Live allocations of the identity; those above it are cut, the newest first."""
     address: str | None = None
     """Only a client with this address (IPv6: this /64) may allocate."""
 
@@ -66,6 +73,11 @@ class Charge(Struct, frozen=True, kw_only=True):
     opened: int = 0
     """Allocations."""
 
+    def counted_for(self, record: TokenRecord | None) -> tuple[tuple[str, str], ...]:
+        """Scope and name of every sum it goes into; the account's only if the token is known."""
+        own = (("token", self.id), ("identity", self.id.partition(".")[0]))
+        return own if record is None else (*own, ("account", record.account))
+
 
 class Usage(Struct, frozen=True, kw_only=True):
     """What a token, an identity or an account has used as far as it is remembered."""
@@ -74,11 +86,19 @@ class Usage(Struct, frozen=True, kw_only=True):
     received_bytes: int = 0
     allocations: int = 0
     live: int = 0
-    """Allocations open now, by the last reports of the nodes."""
+    """Allocations open now, by the last reports of the nodes; only `Fleet.usage` tells it."""
 
     @property
     def bytes(self) -> int:
         return self.sent_bytes + self.received_bytes
+
+    def plus(self, charge: Charge) -> Usage:
+        return Usage(
+            sent_bytes=self.sent_bytes + charge.sent_bytes,
+            received_bytes=self.received_bytes + charge.received_bytes,
+            allocations=self.allocations + charge.opened,
+            live=self.live,
+        )
 
 
 class LiveSession(Struct, frozen=True, kw_only=True):
@@ -117,41 +137,24 @@ class NodeReport(Struct, frozen=True, kw_only=True):
 MAX_LISTED_SESSIONS = 10_000
 
 
-class RetiringSecret(Struct, frozen=True):
-    secret: str = field()
-    until: int = 0
-    """Unix seconds."""
-
-
-class AccountSecrets(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One account's ring as it is stored: next -> active -> retiring -> removed."""
-
-    active: str
-    since: int = 0
-    """Unix seconds at which `active` began to mint; 0: by configuration, unknown."""
-    next: str | None = None
-    """Already accepted by the nodes, or on its way there; does not mint yet."""
-    retiring: tuple[RetiringSecret, ...] = ()
-
-    def __repr__(self) -> str:
-        return "AccountSecrets(...)"
+DEFAULT_RING = "*"
+"""Names the ring of every account that has none of its own."""
 
 
 class RealmSecrets(Struct, frozen=True, kw_only=True):
-    """Every account's ring in one realm; `version` grows with each change."""
+    """Every ring of one realm; `version` grows with each change."""
 
     version: int
-    rings: dict[str, AccountSecrets]
-    """By account SID."""
+    rings: dict[str, SecretRing]
+    """By account SID; `DEFAULT_RING` is always there."""
+
+    def ring(self, account: str) -> SecretRing:
+        """The account's own ring, or the default one."""
+        return self.rings.get(account) or self.rings[DEFAULT_RING]
 
     def accepted(self, now: float) -> tuple[str, ...]:
         """Every secret that a node of the realm must accept at `now`, without repetitions."""
-        found: dict[str, None] = {}
-        for ring in self.rings.values():
-            found[ring.active] = None
-            if ring.next is not None:
-                found[ring.next] = None
-            found |= {old.secret: None for old in ring.retiring if old.until >= now}
+        found = {secret: None for ring in self.rings.values() for secret in ring.accepted(now)}
         return tuple(found)
 
     def __repr__(self) -> str:
@@ -185,7 +188,7 @@ class Drain(Struct, frozen=True, tag="drain", tag_field="order"):
 Order = Revoke | UseSecrets | Drain
 
 
-class Cut(msgspec.Struct, frozen=True, kw_only=True):
+class Cut(Struct, frozen=True, kw_only=True):
     """How a revocation went."""
 
     relays: int

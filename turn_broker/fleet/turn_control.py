@@ -6,7 +6,7 @@ policies or who is to be cut: it reports sessions and does what it is told.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from msgspec import Struct
@@ -21,10 +21,12 @@ class SessionOpened(Struct, frozen=True, kw_only=True):
     """The client's address without port; empty where the server does not say."""
     transport: str = ""
     """udp, tcp, tls, dtls or empty."""
+    age_s: int | None = None
+    """How long it had existed when `events` began; None for one that opened since."""
 
 
 class SessionUsed(Struct, frozen=True, kw_only=True):
-    """Bytes since the last report of this session, in the server's own granularity."""
+    """Payload bytes since the last report of this session, in the server's own granularity."""
 
     session: str
     sent_bytes: int
@@ -47,7 +49,7 @@ class ControlLost(Exception):  # noqa: N818 - a state of the world, not a mistak
 
 
 class TurnControl(Protocol):
-    """One TURN server. Coroutines raise ControlLost when it cannot be reached."""
+    """One TURN server. Coroutines raise ControlLost within 5 s when it cannot be reached."""
 
     @property
     def software(self) -> str:
@@ -64,8 +66,12 @@ class TurnControl(Protocol):
     async def drain(self, on: bool) -> None:
         """Refuse new allocations, or take them again; running ones are refreshed as before."""
 
-    def events(self) -> AsyncIterator[SessionEvent]:
-        """Begins with a `SessionOpened` for each allocation that exists already."""
+    def events(self) -> AsyncGenerator[SessionEvent, None]:
+        """Begins with a `SessionOpened` for each allocation that exists already.
+
+        One iterator at a time. Raises ControlLost when the server is lost; its sessions are then
+        unknown until `events` is called again.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -27,10 +27,11 @@ _CHANNEL_HEADER = struct.Struct("!HH")
 
 @dataclass(frozen=True, slots=True)
 class RelayLimits:
-    """Bounds of the relay. Quotas are per opaque id, rates per allocation and direction."""
+    """Bounds of the relay. Rates are per allocation and direction."""
 
     max_allocations: int = 256
-    allocations_per_id: int = 16
+    allocations_per_identity: int = 16
+    """Over all credentials of one identity."""
     permissions_per_allocation: int = 64
     channels_per_allocation: int = 64
     bytes_per_second: int = 4_000_000
@@ -41,7 +42,6 @@ class RelayLimits:
     """Answers to one source without a valid credential over UDP, where sources can be forged."""
     max_sources: int = 1_024
     max_usage_ids: int = 4_096
-    max_revoked: int = 4_096
 
 
 @dataclass(slots=True)
@@ -74,6 +74,9 @@ class Allocation:
     permissions: dict[str, float] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
     channel_of: dict[Endpoint, int] = field(default_factory=dict)
+    sent_bytes: int = 0
+    """Payload from the client to peers."""
+    received_bytes: int = 0
     _up: Bucket = field(init=False)
     _down: Bucket = field(init=False)
 
@@ -142,6 +145,7 @@ class Allocation:
             return None
         usage.received_packets += 1
         usage.received_bytes += size
+        self.received_bytes += size
         number = self.channel_of.get(peer)
         if number is not None and now < self.channels[number].ends_at:
             return ToClient(self.flow, _CHANNEL_HEADER.pack(number, size) + payload)
@@ -163,6 +167,7 @@ class Allocation:
             return None
         usage.sent_packets += 1
         usage.sent_bytes += size
+        self.sent_bytes += size
         return ToPeer(self.number, payload, peer)
 
     def _drop_ended_permissions(self, now: float) -> None:

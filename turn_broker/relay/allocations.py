@@ -3,14 +3,13 @@
 Takes what arrived and what time it is, returns effects. Unauthenticated bytes cost at most one
 small answer and no memory; everything a client can make grow has a bound in `RelayLimits`. An
 allocation never outlives the credential that made it, and each request on it is checked against
-the secrets, revocations and expiry of that moment.
+the secrets and the expiry of that moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from turn_broker.credentials import parse_username
 from turn_broker.relay.allocation import (
     INSUFFICIENT_CAPACITY,
     PERMISSION_LIFETIME,
@@ -19,7 +18,6 @@ from turn_broker.relay.allocation import (
 )
 from turn_broker.relay.authentication import (
     BAD_REQUEST,
-    UNAUTHORIZED,
     Authenticator,
     Flow,
     Nonces,
@@ -75,7 +73,9 @@ class TurnServer:
         self._families = identity.families
         self._policy = policy
         self._limits = limits
-        self._ledger = Ledger(max(limits.max_usage_ids, limits.max_allocations), limits.max_revoked)
+        self._ledger = Ledger(max(limits.max_usage_ids, limits.max_allocations))
+        self.is_draining = False
+        """Refuses new allocations; running ones go on."""
         self._sources = SourceLimiter(limits.unauthenticated_per_second, limits.max_sources)
         self._by_flow: dict[Flow, Allocation] = {}
         self._by_number: dict[int, Allocation] = {}
@@ -169,7 +169,6 @@ class TurnServer:
 
     def expire(self, now: Now) -> Effects:
         """Frees what has run out; call about once a second."""
-        self._ledger.forget_ended(now.unix)
         ended = []
         for allocation in self._by_number.values():
             if now.monotonic >= allocation.ends_at or allocation.owner.seconds_left(now) <= 0:
@@ -178,19 +177,18 @@ class TurnServer:
                 allocation.drop_ended(now.monotonic)
         return tuple(self._close(allocation) for allocation in ended)
 
-    def revoke(self, username: str) -> Effects:
-        """Ends the credential: its allocations close now, and it opens no more. One effect each."""
-        parsed = parse_username(username)
-        if parsed is None:
-            return ()
-        self._ledger.revoke(username, parsed.expires_at + 1)
-        return self._cut(a for a in self._by_number.values() if a.owner.username == username)
+    def cut(self, number: int) -> Effects:
+        """Ends an allocation; nothing where there is none of that number any more."""
+        allocation = self._by_number.get(number)
+        return (self._close(allocation),) if allocation else ()
 
-    def revoke_id(self, opaque_id: str, until: float = 0) -> Effects:
-        """Cuts every allocation of the id; refuses all its credentials until that Unix time."""
-        if until:
-            self._ledger.revoke(opaque_id, until)
-        return self._cut(a for a in self._by_number.values() if a.owner.opaque_id == opaque_id)
+    def session(self, number: int) -> Allocation:
+        """An allocation that is open; KeyError for any other number."""
+        return self._by_number[number]
+
+    def sessions(self) -> tuple[Allocation, ...]:
+        """Allocations whose relayed address is open, oldest first."""
+        return tuple(each for each in self._by_number.values() if each.reply)
 
     def _request(self, flow: Flow, message: Message, now: Now) -> Effects:
         if message.method == Method.BINDING:
@@ -198,8 +196,6 @@ class TurnServer:
         if message.method not in _KNOWN_METHODS:
             return ()
         who = self._auth.verify(message, flow, now)
-        if isinstance(who, Verified) and self._ledger.refuses(who):
-            who = UNAUTHORIZED
         if isinstance(who, Refusal):
             return self._refuse_stranger(flow, message, who, now)
         unknown = message.unknown()
@@ -248,9 +244,9 @@ class TurnServer:
         lifetime = requested_lifetime(message, self._limits)
         if not lifetime:
             return BAD_REQUEST
-        if self._ledger.live(who.opaque_id) >= self._limits.allocations_per_id:
+        if self._ledger.live(who.identity) >= self._limits.allocations_per_identity:
             return QUOTA_REACHED
-        if len(self._by_number) >= self._limits.max_allocations:
+        if self.is_draining or len(self._by_number) >= self._limits.max_allocations:
             return INSUFFICIENT_CAPACITY
         number = self._next_number
         self._next_number += 1
@@ -259,7 +255,7 @@ class TurnServer:
             flow=flow,
             owner=who,
             family=terms.family,
-            usage=self._ledger.opened(who.opaque_id),
+            usage=self._ledger.opened(who),
             limits=self._limits,
             policy=self._policy,
             transaction_id=message.transaction_id,
@@ -369,16 +365,15 @@ class TurnServer:
     ) -> Effects:
         return (ToClient(flow, _answer(message, Kind.SUCCESS, attributes, key)),)
 
-    def _cut(self, allocations: Iterable[Allocation]) -> Effects:
-        return tuple(self._close(allocation) for allocation in list(allocations))
-
     def _close(self, allocation: Allocation) -> CloseRelay:
         self._forget(allocation)
         self.counters.closed += 1
-        return CloseRelay(allocation.number, allocation.flow)
+        return CloseRelay(
+            allocation.number, allocation.flow, allocation.sent_bytes, allocation.received_bytes
+        )
 
     def _forget(self, allocation: Allocation) -> None:
-        allocation.usage.live -= 1
+        self._ledger.closed(allocation.owner)
         del self._by_number[allocation.number]
         del self._by_flow[allocation.flow]
 

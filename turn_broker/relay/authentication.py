@@ -51,6 +51,11 @@ class Verified:
     expires_at: int
     key: bytes = field(repr=False)
 
+    @property
+    def identity(self) -> str:
+        """What all credentials of one identity share: the opaque id up to its dot."""
+        return self.opaque_id.partition(".")[0]
+
     def seconds_left(self, now: Now) -> float:
         """Until the credential ends; the second it names still counts, as in coturn."""
         return self.expires_at + 1 - now.unix

@@ -36,6 +36,9 @@ class CloseRelay(NamedTuple):
 
     allocation: int
     flow: Flow
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    """What it relayed in all."""
 
 
 Effect = ToClient | ToPeer | OpenRelay | CloseRelay

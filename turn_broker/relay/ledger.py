@@ -1,7 +1,6 @@
-"""What each opaque id has used, and who may use nothing any more.
+"""What each opaque id has used, and how many allocations each identity has open.
 
-Pure and bounded: ids without a live allocation are forgotten oldest first, a revocation when the
-credential it names has ended anyway.
+Pure and bounded: ids without a live allocation are forgotten oldest first.
 """
 
 from __future__ import annotations
@@ -42,49 +41,40 @@ class Counters:
 
 
 class Ledger:
-    """Usage and revocations by name."""
+    """Usage by opaque id, and open allocations by identity."""
 
-    def __init__(self, max_ids: int, max_revoked: int) -> None:
+    def __init__(self, max_ids: int) -> None:
         self._max_ids = max_ids
-        self._max_revoked = max_revoked
         self._usage: dict[str, Usage] = {}
-        self._revoked: dict[str, float] = {}
+        self._live: dict[str, int] = {}
 
     def usage(self, opaque_id: str) -> Usage | None:
         """What the id has used, as far as it is remembered."""
         return self._usage.get(opaque_id)
 
-    def opened(self, opaque_id: str) -> Usage:
+    def opened(self, who: Verified) -> Usage:
         """Counts one more allocation; the result is counted on by the allocation itself."""
-        usage = self._usage.pop(opaque_id, None)
+        usage = self._usage.pop(who.opaque_id, None)
         if usage is None:
             if len(self._usage) >= self._max_ids:
                 self._forget_one()
             usage = Usage()
-        self._usage[opaque_id] = usage
+        self._usage[who.opaque_id] = usage
         usage.live += 1
         usage.allocations += 1
+        self._live[who.identity] = self.live(who.identity) + 1
         return usage
 
-    def live(self, opaque_id: str) -> int:
-        """Allocations the id has open."""
-        usage = self._usage.get(opaque_id)
-        return usage.live if usage else 0
+    def closed(self, who: Verified) -> None:
+        """Counts one less."""
+        self._usage[who.opaque_id].live -= 1
+        left = self._live.pop(who.identity) - 1
+        if left:
+            self._live[who.identity] = left
 
-    def revoke(self, name: str, until: float) -> None:
-        """Refuses a username (`<expiry>:<id>`) or an opaque id until that Unix time."""
-        self._revoked[name] = max(until, self._revoked.get(name, 0))
-        if len(self._revoked) > self._max_revoked:
-            del self._revoked[min(self._revoked, key=self._revoked.__getitem__)]
-
-    def refuses(self, who: Verified) -> bool:
-        """Whether this credential, or its id, has been revoked."""
-        return who.username in self._revoked or who.opaque_id in self._revoked
-
-    def forget_ended(self, unix: float) -> None:
-        """Drops revocations that time has overtaken."""
-        for name in [name for name, until in self._revoked.items() if until < unix]:
-            del self._revoked[name]
+    def live(self, identity: str) -> int:
+        """Allocations the identity has open, whatever its credentials."""
+        return self._live.get(identity, 0)
 
     def _forget_one(self) -> None:
         for opaque_id, usage in self._usage.items():

@@ -13,7 +13,9 @@ import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+from turn_broker.relay.allocation import Allocation
 from turn_broker.relay.allocations import TurnServer
 from turn_broker.relay.authentication import Flow, Now, RelayIdentity
 from turn_broker.relay.effects import CloseRelay, Effects, OpenRelay, ToClient, ToPeer
@@ -23,7 +25,7 @@ from turn_broker.relay.settings import RelaySettings
 from turn_broker.relay.streams import ClientStream
 from turn_broker.relay.stun import IPV4, IPV6
 
-__all__ = ["Relay", "RelaySettings", "RelayStats"]
+__all__ = ["Relay", "RelaySettings", "RelayStats", "Watcher"]
 
 _log = logging.getLogger("parley.turn_broker")
 _BATCH = 64
@@ -39,6 +41,16 @@ class RelayStats:
     unsent: int
     """Packets that a full kernel or client buffer did not take."""
     counters: Counters
+
+
+class Watcher(Protocol):
+    """Hears of allocations as they come and go."""
+
+    def relay_opened(self, allocation: Allocation) -> None:
+        """It can be used from now on."""
+
+    def relay_closed(self, closed: CloseRelay) -> None:
+        """It is gone."""
 
 
 class Relay:
@@ -73,6 +85,7 @@ class Relay:
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self._watcher: Watcher | None = None
         self._closing = False
         self._loop = asyncio.get_running_loop()
 
@@ -119,13 +132,23 @@ class Relay:
         usage = self._turn.usage(opaque_id)
         return replace(usage) if usage else None
 
-    def revoke(self, username: str) -> int:
-        """Ends a credential and its allocations; how many were cut."""
-        return self._carry_out_cuts(self._turn.revoke(username))
+    def watch(self, watcher: Watcher | None) -> None:
+        """From now on `watcher` hears of allocations that come and go, instead of the former."""
+        self._watcher = watcher
 
-    def revoke_id(self, opaque_id: str, until: float = 0) -> int:
-        """Cuts all allocations of an id, and with `until` (Unix time) refuses it so long."""
-        return self._carry_out_cuts(self._turn.revoke_id(opaque_id, until))
+    def sessions(self) -> tuple[Allocation, ...]:
+        """Allocations that are open now, oldest first; not to be changed."""
+        return self._turn.sessions()
+
+    def cut(self, number: int) -> bool:
+        """Ends an allocation; False when there is none of that number any more."""
+        cuts = self._turn.cut(number)
+        self._carry_out(cuts)
+        return bool(cuts)
+
+    def drain(self, on: bool) -> None:
+        """Refuses new allocations with 508, or takes them again."""
+        self._turn.is_draining = on
 
     def replace_secrets(self, secrets: tuple[str, ...]) -> None:
         """Puts other secrets in force; allocations made with a missing one cannot be refreshed."""
@@ -208,12 +231,10 @@ class Relay:
                 self._send_to_client(effect)
             elif type(effect) is CloseRelay:
                 self._close_relay(effect.allocation)
+                if self._watcher is not None:
+                    self._watcher.relay_closed(effect)
             elif type(effect) is OpenRelay:
                 self._open_relay(effect)
-
-    def _carry_out_cuts(self, cuts: Effects) -> int:
-        self._carry_out(cuts)
-        return len(cuts)
 
     def _send_to_client(self, effect: ToClient) -> None:
         flow = effect.flow
@@ -241,6 +262,8 @@ class Relay:
         self._loop.add_reader(relayed, self._peer_readable, effect.allocation, relayed)
         endpoint = relayed.getsockname()[:2]
         self._carry_out(self._turn.relay_opened(effect.allocation, endpoint))
+        if self._watcher is not None:
+            self._watcher.relay_opened(self._turn.session(effect.allocation))
 
     def _close_relay(self, number: int) -> None:
         relayed = self._relays.pop(number)

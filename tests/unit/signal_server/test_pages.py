@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from importlib.resources import files
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,10 +12,12 @@ from starlette.applications import Starlette
 
 from signal_server.edge import pages
 
+ROOTS = [files(room) / "browser" for room in ("signal_server", "probes")]
+
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    app = Starlette(routes=[*pages.routes(node="n<1>", region="eu & co")])
+    app = Starlette(routes=[*pages.routes(ROOTS, node="n<1>", region="eu & co")])
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://parley.test") as opened:
         yield opened
@@ -26,6 +30,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("/demo", "text/html; charset=utf-8"),
         ("/diagnostics", "text/html; charset=utf-8"),
         ("/js/parley.js", "text/javascript; charset=utf-8"),
+        ("/js/mos.js", "text/javascript; charset=utf-8"),
         ("/js/parley.d.ts", "text/plain; charset=utf-8"),
         ("/css/parley.css", "text/css; charset=utf-8"),
         ("/img/icons.svg", "image/svg+xml"),
@@ -101,3 +106,10 @@ async def test_a_link_to_this_site_becomes_a_qr_code(client: httpx.AsyncClient) 
 async def test_no_other_link_becomes_a_qr_code(client: httpx.AsyncClient, url: str) -> None:
     answer = await client.get("/demo/qr.svg", params={"url": url})
     assert answer.status_code == 400
+
+
+def test_a_name_that_two_roots_have_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "js").mkdir()
+    (tmp_path / "js" / "parley.js").write_text("")
+    with pytest.raises(ValueError, match=r"parley\.js"):
+        pages.routes([*ROOTS, tmp_path])

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turn_broker.broker import Broker, Grant, GrantRefusal, TurnNode
+from turn_broker.broker import Broker, Grant, GrantRefusal, Wishes
 from turn_broker.credentials import parse_username
+from turn_broker.fleet.messages import Terms, TokenRecord
 from turn_broker.ice_servers import parse_turn_uri
+from turn_broker.nodes import NodeList, TurnNode
 from turn_broker.policy import Policy
 from turn_broker.secret_ring import SecretRing
 
@@ -31,12 +33,17 @@ def node(name: str, region: str = "eu", *kinds: str) -> TurnNode:
 
 
 def broker(*nodes: TurnNode, **policy: int) -> Broker:
-    return Broker(nodes or (node("a"),), SecretRing("secret"), Policy(**policy), identity_key="key")
+    return broker_with(SecretRing("secret"), *nodes, **policy)
+
+
+def broker_with(ring: SecretRing, *nodes: TurnNode, **policy: int) -> Broker:
+    listed = NodeList(nodes or (node("a"),))
+    return Broker(listed, lambda _: ring, Policy(**policy), identity_key="key")
 
 
 def granted(given_by: Broker, subject: str | None = "alice", **wishes: Any) -> Grant:
-    wishes.setdefault("entropy", ENTROPY)
-    grant = given_by.grant(AC1, subject, NOW, **wishes)
+    entropy = wishes.pop("entropy", ENTROPY)
+    grant = given_by.grant(AC1, subject, NOW, wishes=Wishes(**wishes), entropy=entropy)
     assert isinstance(grant, Grant)
     return grant
 
@@ -68,7 +75,7 @@ def test_an_identity_keeps_its_digest_and_shares_it_with_nobody() -> None:
     assert granted(one, "bob").id.split(".")[0] != digest
     assert one.identity_digest(AC2, "alice") != digest
     assert one.identity_digest(AC1, "alice") == digest
-    rotated = Broker([node("a")], SecretRing("new"), identity_key="key")
+    rotated = broker_with(SecretRing("new"))
     assert rotated.identity_digest(AC1, "alice") == digest
 
 
@@ -95,7 +102,7 @@ def test_names_are_good_for_coturn_and_tell_nothing(subject: str, entropy: bytes
 
 def test_best_first() -> None:
     """STUN is listed first, as a server entry without a credential; TURN is UDP, TCP, TLS."""
-    grant = granted(broker(node("a"), node("b")))
+    grant = granted(broker())
 
     assert urls(grant) == [
         "stun:a:3478",
@@ -109,31 +116,63 @@ def test_best_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "wishes", "expected"),
+    ("wishes", "expected"),
     [
-        ([node("a", "eu", "udp"), node("b", "us", "udp")], {}, ["udp a", "udp b"]),
-        ([node("a", "eu", "udp"), node("b", "us", "udp")], {"region": "us"}, ["udp b"]),
-        ([node("a", "eu", "udp"), node("b", "us", "udp")], {"region": "x"}, ["udp a", "udp b"]),
-        ([node("a", "eu", "udp"), node("b", "us", "udp")], {"region": ""}, ["udp a", "udp b"]),
-        ([node("a")], {"max_urls": 1}, ["udp a"]),
-        ([node("a")], {"max_urls": 2}, ["udp a", "tcp a"]),
-        ([node("a")], {"transports": ["tls"]}, ["tls a"]),
-        ([node("a")], {"transports": ("tcp", "udp")}, ["udp a", "tcp a"]),
-        ([node("a", "eu", "udp")], {"transports": ["tls"]}, ["udp a"]),
-        ([node("a", "eu", "udp", "stun")], {"transports": []}, ["stun a", "udp a"]),
-        ([node("a", "eu", "tls")], {"region": "us", "transports": ["udp"]}, ["tls a"]),
-        (
-            [node("a", "eu", "udp", "tcp"), node("b", "eu"), node("c", "eu")],
-            {},
-            ["udp a", "tcp a", "udp b", "tcp b"],
-        ),
-        ([node("a", "eu", "udp", "udp", "tcp")], {}, ["udp a", "tcp a"]),
+        ({"region": "us"}, "turn:b:3478?transport=udp"),
+        ({"region": "us", "transports": ("tls",), "max_urls": 1}, "turns:b:443?transport=tcp"),
+        ({"transports": ()}, "turn:a:3478?transport=udp"),
     ],
 )
-def test_choice(nodes: list[TurnNode], wishes: dict[str, Any], expected: list[str]) -> None:
-    chosen = urls(granted(broker(*nodes), **wishes))
+def test_wishes_reach_the_node_list(wishes: dict[str, Any], expected: str) -> None:
+    one = broker(node("a"), node("b", "us"))
 
-    assert chosen == [KINDS[kind].format(name) for kind, name in map(str.split, expected)]
+    assert granted(one, **wishes).ice_servers[-1].urls[0] == expected
+
+
+def test_an_identity_stays_with_its_node_and_identities_are_spread() -> None:
+    one = broker(node("a"), node("b"), node("c"))
+
+    def first(subject: str | None, entropy: bytes = ENTROPY) -> str:
+        return granted(one, subject, entropy=entropy, max_urls=1).ice_servers[-1].urls[0]
+
+    assert len({first("alice", bytes([n] * 10)) for n in range(50)}) == 1
+    assert len({first(f"user-{n}") for n in range(50)}) == 3
+    assert len({first(None, bytes([n] * 10)) for n in range(50)}) == 3
+
+
+def test_each_account_mints_with_its_ring_of_the_moment() -> None:
+    rings = {AC1: SecretRing("one"), AC2: SecretRing("two")}
+    listed = NodeList([node("a")])
+    one = Broker(listed, lambda account: rings[account], identity_key="key")
+
+    first = one.grant(AC1, "alice", NOW, entropy=ENTROPY)
+    second = one.grant(AC2, "alice", NOW, entropy=ENTROPY)
+    rings[AC1] = rings[AC1].begin("next", NOW)
+    before = one.grant(AC1, "alice", NOW, entropy=ENTROPY)
+    rings[AC1] = rings[AC1].promote(NOW, 60)
+    after = one.grant(AC1, "alice", NOW, entropy=ENTROPY)
+
+    for grant, secret in ((first, "one"), (second, "two"), (before, "one"), (after, "next")):
+        assert isinstance(grant, Grant)
+        assert SecretRing(secret).verify(grant.username, grant.credential, NOW) is not None
+
+
+def test_what_the_fleet_remembers() -> None:
+    terms = Terms(hard_expiry=True, max_bytes=10)
+    grant = granted(broker(), ttl=60)
+
+    record = grant.record(AC1, NOW + 0.7, "native", Wishes(terms=terms, label="room"))
+
+    assert record == TokenRecord(
+        id=grant.id,
+        account=AC1,
+        issued_at=NOW,
+        expires_at=NOW + 60,
+        dialect="native",
+        label="room",
+        terms=terms,
+    )
+    assert record.identity == broker().identity_digest(AC1, "alice")
 
 
 @given(
@@ -142,13 +181,13 @@ def test_choice(nodes: list[TurnNode], wishes: dict[str, Any], expected: list[st
         max_size=5,
     ),
     region=st.none() | st.sampled_from(["eu", "us", "ap"]),
-    transports=st.none() | st.lists(st.sampled_from(["udp", "tcp", "tls"])),
+    transports=st.none() | st.lists(st.sampled_from(["udp", "tcp", "tls"])).map(tuple),
     max_urls=st.none() | st.integers(1, 4),
 )
 def test_never_empty_never_more_than_four(
     shapes: list[tuple[str, set[str]]],
     region: str | None,
-    transports: list[str] | None,
+    transports: tuple[str, ...] | None,
     max_urls: int | None,
 ) -> None:
     nodes = [node("n", "eu", "udp")]
@@ -174,12 +213,12 @@ def test_never_empty_never_more_than_four(
         ({"ttl": 10**30}, "ttl"),
         ({"max_urls": 0}, "max_urls"),
         ({"max_urls": 5}, "max_urls"),
-        ({"transports": ["quic"]}, "transports"),
-        ({"transports": ["stun"]}, "transports"),
+        ({"transports": ("quic",)}, "transports"),
+        ({"transports": ("stun",)}, "transports"),
     ],
 )
 def test_refused(wishes: dict[str, Any], word: str) -> None:
-    refusal = broker().grant(AC1, "alice", NOW, entropy=ENTROPY, **wishes)
+    refusal = broker().grant(AC1, "alice", NOW, wishes=Wishes(**wishes), entropy=ENTROPY)
 
     assert isinstance(refusal, GrantRefusal)
     assert refusal.code == "bad_request"
@@ -192,8 +231,8 @@ def test_policy_bounds_are_the_brokers() -> None:
     assert granted(one).ttl == 2
     assert granted(one, ttl=1).ttl == 1
     assert len(urls(granted(one))) == 2
-    assert isinstance(one.grant(AC1, "a", NOW, ttl=4, entropy=ENTROPY), GrantRefusal)
-    assert isinstance(one.grant(AC1, "a", NOW, max_urls=3, entropy=ENTROPY), GrantRefusal)
+    for beyond in (Wishes(ttl=4), Wishes(max_urls=3)):
+        assert isinstance(one.grant(AC1, "a", NOW, wishes=beyond, entropy=ENTROPY), GrantRefusal)
 
 
 def test_what_cannot_be_built() -> None:
@@ -207,10 +246,6 @@ def test_what_cannot_be_built() -> None:
     ):
         with pytest.raises(ValueError, match=r"."):
             Policy(**bounds)
-    with pytest.raises(ValueError, match="no turn"):
-        node("a", "eu", "stun")
-    with pytest.raises(ValueError, match="at least one"):
-        Broker([], SecretRing("s"))
     with pytest.raises(ValueError, match="random"):
         broker().grant(AC1, "a", NOW, entropy=b"short")
 

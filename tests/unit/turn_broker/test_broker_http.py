@@ -19,10 +19,14 @@ from starlette.exceptions import HTTPException
 
 from turn_broker.access_token import AccessTokens, Grants
 from turn_broker.accounts import Account, Accounts, ApiKey
-from turn_broker.broker import Broker, TurnNode
+from turn_broker.broker import Broker
+from turn_broker.control_answers import control_paths
 from turn_broker.counters import Counters, CountersCollector
+from turn_broker.fleet.memory import MemoryFleet
 from turn_broker.http import routes
 from turn_broker.ice_servers import parse_turn_uri
+from turn_broker.issuer import Issuer
+from turn_broker.nodes import NodeList, TurnNode
 from turn_broker.openapi import openapi_document
 from turn_broker.problem import framework_problem
 from turn_broker.secret_ring import SecretRing
@@ -32,10 +36,15 @@ AC1, AC2, SK1 = "AC" + "1" * 32, "AC" + "2" * 32, "SK" + "1" * 32
 SECRET = "one-0123456789abcdef0123456789abcdef"
 ACCOUNT = Account(AC1, "token-one", (ApiKey(SK1, SECRET),))
 URLS = ("stun:t:3478", "turn:t:3478?transport=udp", "turn:t:3478?transport=tcp", "turns:t:443")
+TWILIO_PATH = "/2010-04-01/Accounts/{account_sid}/Tokens"
 TWILIO = f"/2010-04-01/Accounts/{AC1}/Tokens.json"
 NATIVE = "/v1/ice-servers"
 BASIC = httpx.BasicAuth(SK1, SECRET)
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def half_past() -> float:
+    return NOW + 0.5
 
 
 class Served:
@@ -47,9 +56,14 @@ class Served:
         self.ring = SecretRing("secret")
         self.counters = Counters()
         node = TurnNode("n", "eu", tuple(parse_turn_uri(url) for url in URLS))
-        broker = Broker([node], self.ring)
+        broker = Broker(NodeList([node]), lambda _: self.ring, identity_key="key")
+        self.fleet = MemoryFleet(half_past)
+        issuer = Issuer(
+            broker, accounts, self.tokens, self.fleet, counters=self.counters, clock=half_past
+        )
+        self.routes = routes(issuer)
         app = Starlette(
-            routes=routes(broker, accounts, self.tokens, lambda: NOW + 0.5, self.counters),
+            routes=self.routes,
             exception_handlers={HTTPException: framework_problem},
         )
         self.http = httpx.AsyncClient(
@@ -88,7 +102,7 @@ async def test_native_answer(served: Served, method: str) -> None:
     assert (body["ttl"], body["expires_at"]) == (3600, NOW + 3600)
     assert served.ring.verify(turn["username"], turn["credential"], NOW) is not None
     assert "alice" not in answer.text
-    assert served.counters.issued == {"native": 1}
+    assert served.counters.issued == {("native", AC1): 1}
 
 
 async def test_native_wishes_come_as_query_or_body(served: Served) -> None:
@@ -245,7 +259,7 @@ async def test_unauthenticated(served: Served, authorization: str | None) -> Non
     assert "Bearer" in native.headers["www-authenticate"]
     assert_twilio_error(twilio, 401, 20003)
     assert twilio.headers["www-authenticate"].startswith("Basic ")
-    assert served.counters.refused == {"unauthenticated": 1, "20003": 1}
+    assert served.counters.refused == {"unauthenticated": 2}
 
 
 async def test_an_expired_token_says_so(served: Served) -> None:
@@ -380,18 +394,17 @@ async def test_counters_are_prometheus_metrics(served: Served) -> None:
 
     page = generate_latest(registry).decode()
 
-    assert 'turn_broker_credentials_issued_total{dialect="native"} 1.0' in page
-    assert 'turn_broker_credentials_issued_total{dialect="twilio"} 1.0' in page
+    for dialect in ("native", "twilio"):
+        labels = f'{{account="{AC1}",dialect="{dialect}"}}'
+        assert f"turn_broker_credentials_issued_total{labels} 1.0" in page
     assert 'turn_broker_requests_refused_total{code="unauthenticated"} 1.0' in page
 
 
 def test_openapi_names_every_route_and_no_dangling_schema() -> None:
     document = openapi_document("1")
 
-    assert set(document["paths"]) == {
-        NATIVE,
-        "/2010-04-01/Accounts/{account_sid}/Tokens.json",
-    }
+    served = {route.path for route in Served().routes} - {TWILIO_PATH}
+    assert set(document["paths"]) == served | set(control_paths())
     names = set(references(document))
     assert names == {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
 

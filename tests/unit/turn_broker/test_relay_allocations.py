@@ -313,11 +313,11 @@ def test_lifetimes_are_coturns(world: World, asked: int | None, granted: int) ->
     assert _lifetime(world.answer(caller.refresh(asked), FLOW)) == granted
 
 
-def test_quota_by_id_whatever_the_credential() -> None:
-    world = World(RelayLimits(allocations_per_id=2))
-    for port in (1, 2):
-        world.allocated(world.caller(ttl=1000 + port), flow(port))
-    third = world.caller()
+def test_quota_by_identity_whatever_the_credential() -> None:
+    world = World(RelayLimits(allocations_per_identity=2))
+    world.allocated(world.caller(who="alice.one"), flow(1))
+    world.allocated(world.caller(who="alice.two"), flow(2))
+    third = world.caller(who="alice.three")
     world.challenge(third, flow(3))
     assert code_of(world.answer(third.allocate(), flow(3))) == 486
     world.allocated(world.caller(who="bob"), flow(4))
@@ -404,7 +404,7 @@ def test_an_allocation_does_not_outlive_its_credential(world: World) -> None:
     assert world.from_peer(b"x") is None
     for raw in (caller.refresh(), caller.permit(PEER), caller.bind(0x4000, PEER)):
         assert code_of(world.answer(raw, FLOW)) == 401
-    assert world.settle(world.turn.expire(world.now)) == (CloseRelay(1, FLOW),)
+    assert world.settle(world.turn.expire(world.now)) == (CloseRelay(1, FLOW, 2, 0),)
 
 
 def test_a_clock_set_forward_ends_credentials_too(world: World) -> None:
@@ -413,29 +413,26 @@ def test_a_clock_set_forward_ends_credentials_too(world: World) -> None:
     assert len(world.settle(world.turn.expire(world.now))) == 1
 
 
-def test_revoke_cuts_the_credential_and_only_it(world: World) -> None:
-    alice, again = world.caller(ttl=100), world.caller(ttl=200)
-    world.allocated(alice, flow(1))
-    world.allocated(again, flow(2))
-    cuts = world.settle(world.turn.revoke(alice.credential.username))
-    assert cuts == (CloseRelay(1, flow(1)),)
-    world.challenge(alice, flow(3))
-    assert code_of(world.answer(alice.allocate(), flow(3))) == 401
-    assert code_of(world.answer(again.refresh(), flow(2))) == 0
-    assert world.turn.revoke("nonsense") == ()
+def test_a_cut_ends_one_allocation_and_tells_what_it_relayed(world: World) -> None:
+    caller, other = world.allocated(source=flow(1)), world.allocated(source=flow(2))
+    world.answer(caller.permit(PEER), flow(1))
+    world.to_peer(caller.send(PEER, b"12345"), flow(1))
+    world.from_peer(b"123")
+    assert world.settle(world.turn.cut(1)) == (CloseRelay(1, flow(1), 5, 3),)
+    assert world.turn.cut(1) == ()
+    assert code_of(world.answer(caller.refresh(), flow(1))) == 437
+    assert code_of(world.answer(other.refresh(), flow(2))) == 0
+    assert world.turn.sessions() == (world.turn.session(2),)
 
 
-def test_revoke_id_cuts_all_of_it_and_refuses_until_told(world: World) -> None:
-    for port in (1, 2):
-        world.allocated(world.caller(ttl=100 + port), flow(port))
-    world.allocated(world.caller(who="bob"), flow(3))
-    assert len(world.settle(world.turn.revoke_id("alice"))) == 2
-    again = world.allocated(source=flow(4))
-    assert len(world.settle(world.turn.revoke_id("alice", world.now.unix + 30))) == 1
-    assert code_of(world.answer(again.allocate(), flow(4))) == 401
-    world.wait(31)
-    world.turn.expire(world.now)
-    assert code_of(world.answer(again.allocate(), flow(4))) == 0
+def test_draining_refuses_new_allocations_only(world: World) -> None:
+    caller, late = world.allocated(source=flow(1)), world.caller()
+    world.turn.is_draining = True
+    world.challenge(late, flow(2))
+    assert code_of(world.answer(late.allocate(), flow(2))) == 508
+    assert code_of(world.answer(caller.refresh(), flow(1))) == 0
+    world.turn.is_draining = False
+    assert code_of(world.answer(late.allocate(), flow(2))) == 0
 
 
 # Permissions and channels

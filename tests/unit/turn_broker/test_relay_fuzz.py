@@ -14,7 +14,7 @@ from turn_messages import Caller, channel_data, code_of
 
 from turn_broker.relay.allocation import RelayLimits
 from turn_broker.relay.authentication import Flow
-from turn_broker.relay.effects import ToClient
+from turn_broker.relay.effects import CloseRelay, ToClient
 from turn_broker.relay.stun import Endpoint, Kind, parse
 
 FLOWS = [flow(50_000 + n, transport) for n in range(2) for transport in ("udp", "tcp")]
@@ -28,7 +28,7 @@ PEERS: list[Endpoint] = [
 CHANNELS = [0x4000, 0x4001, 0x7FFF]
 LIMITS = RelayLimits(
     max_allocations=3,
-    allocations_per_id=2,
+    allocations_per_identity=2,
     permissions_per_allocation=2,
     channels_per_allocation=2,
     unauthenticated_per_second=1_000,
@@ -125,12 +125,15 @@ class RelayHistory(RuleBasedStateMachine):
         self.world.settle(self.world.turn.flow_closed(source))
         self.ends.pop(source, None)
 
-    @rule(who=st.sampled_from(["alice", "bob"]))
-    def revoke(self, who: str) -> None:
-        self.world.settle(self.world.turn.revoke_id(who))
-        for source, caller in self.callers.items():
-            if caller.credential.username.endswith(who):
-                self.ends.pop(source, None)
+    @rule(number=st.integers(1, 20))
+    def cut(self, number: int) -> None:
+        for effect in self.world.settle(self.world.turn.cut(number)):
+            assert isinstance(effect, CloseRelay)
+            self.ends.pop(effect.flow, None)
+
+    @rule(on=st.booleans())
+    def drain(self, on: bool) -> None:
+        self.world.turn.is_draining = on
 
     @rule(source=st.sampled_from(FLOWS), raw=st.binary(max_size=120))
     def garbage(self, source: Flow, raw: bytes) -> None:
@@ -143,7 +146,7 @@ class RelayHistory(RuleBasedStateMachine):
         assert len(turn) == len(self.world.relays) == len(turn._by_flow) <= LIMITS.max_allocations
         for who in ("alice", "bob"):
             usage = turn.usage(who)
-            assert usage is None or 0 <= usage.live <= LIMITS.allocations_per_id
+            assert usage is None or 0 <= usage.live <= LIMITS.allocations_per_identity
         for allocation in turn._by_number.values():
             assert len(allocation.permissions) <= LIMITS.permissions_per_allocation
             assert len(allocation.channels) <= LIMITS.channels_per_allocation

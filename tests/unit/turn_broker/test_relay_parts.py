@@ -196,25 +196,29 @@ def _who(name: str, expires_at: int = 1000) -> Verified:
 
 
 def test_usage_is_bounded_and_the_live_are_kept() -> None:
-    ledger = Ledger(max_ids=2, max_revoked=2)
-    ledger.opened("a")
-    ledger.opened("b").live -= 1
-    ledger.opened("c")
+    ledger = Ledger(max_ids=2)
+    ledger.opened(_who("a"))
+    ledger.opened(_who("b"))
+    ledger.closed(_who("b"))
+    ledger.opened(_who("c"))
     assert ledger.usage("b") is None
     assert ledger.live("a") == ledger.live("c") == 1
-    ledger.opened("d")
+    ledger.opened(_who("d"))
     assert ledger.usage("a")
     assert ledger.usage("d")
 
 
-def test_revocations_are_bounded_and_end() -> None:
-    ledger = Ledger(max_ids=2, max_revoked=2)
-    for name, until in (("a", 30), ("b", 10), ("c", 20)):
-        ledger.revoke(name, until)
-    assert [ledger.refuses(_who(name)) for name in "abc"] == [True, False, True]
-    ledger.revoke("a", 5)
-    ledger.forget_ended(25)
-    assert [ledger.refuses(_who(name)) for name in "abc"] == [True, False, False]
+def test_live_allocations_count_for_the_identity_usage_for_the_token() -> None:
+    ledger = Ledger(max_ids=2)
+    for name in ("a.1", "a.1", "a.2"):
+        ledger.opened(_who(name))
+    assert ledger.live("a") == 3
+    usage = ledger.usage("a.1")
+    assert usage is not None
+    assert usage.live == 2
+    for name in ("a.1", "a.2", "a.1"):
+        ledger.closed(_who(name))
+    assert ledger.live("a") == usage.live == 0
 
 
 # Settings

@@ -26,7 +26,7 @@ def test_minted_credentials_verify_while_their_secret_lives(
     ring = SecretRing(secrets[0])
     minted = [mint(secrets[0], "id.token", NOW + ttl)]
     for turn, secret in enumerate(secrets[1:], 1):
-        ring = ring.rotated(secret, NOW + turn * gap, overlap)
+        ring = ring.begin(secret, NOW + turn * gap).promote(NOW + turn * gap, overlap)
         minted.append(mint(secret, "id.token", NOW + turn * gap + ttl))
     last_rotation = NOW + (len(secrets) - 1) * gap
     asked = last_rotation + data.draw(st.integers(0, 4000))
@@ -43,7 +43,7 @@ def test_minted_credentials_verify_while_their_secret_lives(
 def test_rotation_that_covers_the_ttl_ends_no_credential_early() -> None:
     credential = mint("old", "id", NOW + 3600)
 
-    ring = SecretRing("old").rotated("new", NOW, overlap_s=3600)
+    ring = SecretRing("old").begin("new", NOW).promote(NOW, overlap_s=3600)
 
     assert ring.verify(credential.username, credential.password, NOW + 3600) is not None
     assert ring.verify(credential.username, credential.password, NOW + 3601) is None
@@ -57,7 +57,7 @@ def test_a_listed_secret_without_an_end_stays() -> None:
     assert ring.verify(credential.username, credential.password, NOW) is not None
     assert ring.accepted(2**40) == ("new", "old")
     with pytest.raises(ValueError, match="already"):
-        ring.rotated("old", NOW, 60)
+        ring.begin("old", NOW)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,26 @@ def test_secrets_do_not_show() -> None:
 
     assert "ring-active" not in shown
     assert "ring-old" not in shown
+
+
+def test_the_next_secret_verifies_and_does_not_mint() -> None:
+    ring = SecretRing("old").begin("new", NOW)
+    credential = mint("new", "id", NOW + 1)
+
+    assert ring.active == "old"
+    assert ring.accepted(NOW) == ("old", "new")
+    assert ring.verify(credential.username, credential.password, NOW) is not None
+    with pytest.raises(ValueError, match="under way"):
+        ring.begin("third", NOW)
+    with pytest.raises(ValueError, match="already"):
+        SecretRing("old").begin("old", NOW)
+    with pytest.raises(ValueError, match="no next"):
+        SecretRing("old").promote(NOW, 60)
+
+
+def test_what_has_run_out_is_purged() -> None:
+    ring = SecretRing("a").begin("b", NOW).promote(NOW, 60)
+
+    assert ring.since == NOW
+    assert ring.purge(NOW + 60) is ring
+    assert ring.purge(NOW + 61) == SecretRing("b", since=NOW)

@@ -1,0 +1,116 @@
+"""A real Redis for tests: a foreground child on a free loopback port, ended for sure."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from coturn import LOOPBACK, free_port
+
+
+def has_redis() -> bool:
+    """Whether `redis-server` is installed."""
+    return shutil.which("redis-server") is not None
+
+
+class RedisServer:
+    """A Redis that can be killed, started again on its port, and hung."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        """`arguments` are further ones of redis-server, its configuration file first."""
+        self.port = free_port()
+        self._folder = folder
+        self._arguments = arguments
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+    def start(self) -> None:
+        """Start, and wait until it answers; what was written before is there again."""
+        command = ["redis-server", *self._arguments, "--port", str(self.port), "--bind", LOOPBACK]
+        command += ["--dir", str(self._folder)]
+        if "--sentinel" not in self._arguments:
+            command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        with (self._folder / "log").open("ab") as log:
+            self._child = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 10
+        while not self._answers():
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self._folder / "log").read_text()[-2000:])
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """As a crash does it."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self._child = None
+
+    def hang(self) -> None:
+        """It keeps its connections and says nothing any more."""
+        assert self._child is not None
+        self._child.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._child is not None
+        self._child.send_signal(signal.SIGCONT)
+
+    def command(self, *words: str) -> str:
+        """The raw answer to one command."""
+        with socket.create_connection((LOOPBACK, self.port), 5) as line:
+            line.settimeout(5)
+            line.sendall((" ".join(words) + "\r\n").encode())
+            return line.recv(65_536).decode()
+
+    def wait_for(self, *words: str, expected: str) -> None:
+        """Until the answer to a command has `expected` in it."""
+        deadline = time.monotonic() + 10
+        while expected not in self.command(*words):
+            assert time.monotonic() < deadline, f"{words} never answered {expected!r}"
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        with suppress(OSError), socket.create_connection((LOOPBACK, self.port), 1) as probe:
+            probe.settimeout(1)
+            probe.sendall(b"PING\r\n")
+            return probe.recv(16).startswith(b"+PONG")
+        return False
+
+
+@contextmanager
+def start_redis(*arguments: str) -> Iterator[RedisServer]:
+    """A running Redis that keeps what it is told across `kill` and `start`."""
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        server = RedisServer(Path(folder), *arguments)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+@contextmanager
+def start_sentinel(master: RedisServer, service: str) -> Iterator[RedisServer]:
+    """A Sentinel that alone decides, quickly, whether `master` is down."""
+    with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
+        config = Path(folder) / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor {service} {LOOPBACK} {master.port} 1\n"
+            f"sentinel down-after-milliseconds {service} 500\n"
+            f"sentinel failover-timeout {service} 2000\n"
+        )
+        server = RedisServer(Path(folder), str(config), "--sentinel")
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()

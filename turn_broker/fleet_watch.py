@@ -1,0 +1,60 @@
+"""Follows what the nodes' agents report: who drains, and figures for the metrics.
+
+It knows the fleet and the list of nodes, and decides nothing about either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+
+from turn_broker.fleet.contract import REPORT_INTERVAL_S, Fleet, FleetUnavailable
+from turn_broker.fleet.messages import NodeReport
+from turn_broker.nodes import NodeList
+
+
+class FleetWatch:
+    """Looks every `REPORT_INTERVAL_S` while it is entered."""
+
+    def __init__(self, fleet: Fleet, nodes: NodeList) -> None:
+        self._fleet = fleet
+        self._nodes = nodes
+        self.reports: tuple[NodeReport, ...] = ()
+        """The last ones; empty while the fleet cannot be reached."""
+        self.is_reached = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def look(self) -> None:
+        """Once; a fleet that cannot be reached leaves the draining nodes as they were."""
+        try:
+            self.reports = await self._fleet.reports()
+            draining = await self._fleet.draining()
+        except FleetUnavailable:
+            self.reports, self.is_reached = (), False
+            return
+        self.is_reached = True
+        reported = {report.node for report in self.reports if report.is_draining}
+        self._nodes.set_draining(draining | reported)
+
+    async def __aenter__(self) -> Self:
+        await self.look()
+        self._task = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL_S)
+            await self.look()

@@ -1,0 +1,63 @@
+"""Which accounts have used up their bytes, read from the fleet every few seconds.
+
+So that nobody who asks for a credential waits for the fleet. While the fleet cannot be reached the
+last figures hold: a quota is for billing, and no reason to refuse everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+
+from turn_broker.accounts import Account, Accounts
+from turn_broker.fleet.contract import Fleet, FleetUnavailable
+
+INTERVAL_S = 5.0
+
+
+class UsageWatch:
+    """An async context manager; it looks while it is entered."""
+
+    def __init__(self, accounts: Accounts, fleet: Fleet, *, interval_s: float = INTERVAL_S) -> None:
+        self._accounts = accounts
+        self._fleet = fleet
+        self._interval_s = interval_s
+        self._bytes: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def is_used_up(self, account: Account) -> bool:
+        quota = account.limits.byte_quota
+        return quota is not None and self._bytes.get(account.sid, 0) >= quota
+
+    async def look(self) -> None:
+        """Read the accounts that have a quota, and forget the others."""
+        known = {
+            account.sid: self._bytes.get(account.sid, 0)
+            for account in self._accounts.all()
+            if account.limits.byte_quota is not None
+        }
+        self._bytes = known
+        with contextlib.suppress(FleetUnavailable):
+            for sid in known:
+                known[sid] = (await self._fleet.usage("account", sid)).bytes
+
+    async def __aenter__(self) -> UsageWatch:
+        self._task = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _watch(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(self._interval_s)
