@@ -21,14 +21,15 @@ async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes 
         return b""
     if declared.isdecimal() and (len(declared) > 9 or int(declared) > max_bytes):
         return None
-    body = b""
+    body: bytes = b""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             while True:
                 message = await request.receive()
                 if message["type"] != "http.request":
                     return None
-                body += message.get("body", b"")
+                chunk: bytes = message.get("body", b"")
+                body += chunk
                 if len(body) > max_bytes:
                     return None
                 if not message.get("more_body", False):

@@ -55,7 +55,6 @@ def _why_refused(
 ) -> tuple[str, str, str]:
     """Code, words, advice."""
     good = next((trial for trial in trials if trial.accepted), None)
-    realm = url.allocated.realm if isinstance(url.allocated, Failure) else None
     left_s = None if seen.expires_at is None else seen.expires_at - int(seen.now)
     if good is not None and good.secret == 0 and good.offset_s > trials[0].offset_s:
         return _clock_ahead(good, trials)
@@ -81,6 +80,13 @@ def _why_refused(
             " user or password was changed on the way.",
             "Compare the secret of whoever issued it.",
         )
+    return _why_nothing_is_accepted(url, seen, trials)
+
+
+def _why_nothing_is_accepted(
+    url: UrlObservation, seen: Observations, trials: Sequence[CredentialTrial]
+) -> tuple[str, str, str]:
+    realm = url.allocated.realm if isinstance(url.allocated, Failure) else None
     if seen.expected_realm is not None and realm not in (None, seen.expected_realm):
         return (
             "realm_differs",

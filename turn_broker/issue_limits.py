@@ -31,13 +31,13 @@ class IssueLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     address_per_s: Rate = 10.0
     """Clients behind one IPv4 address or IPv6 /64, such as an office; not an account's servers."""
     address_burst: Burst = 200
-    anonymous_per_s: Rate = 0.1
+    anonymous_per_s: Rate = 0.2
     """Probes without an account, for each address."""
-    anonymous_burst: Burst = 10
+    anonymous_burst: Burst = 20
     anonymous_total_per_s: Rate = 20.0
     """Probes without an account, all together."""
     anonymous_total_burst: Burst = 200
-    anonymous_ttl_s: Annotated[int, Meta(ge=10, le=3600)] = 120
+    anonymous_ttl_s: Annotated[int, Meta(ge=10, le=3600)] = 300
     tracked: Annotated[int, Meta(ge=16, le=10_000_000)] = 65_536
     """Identities, and addresses, remembered at once."""
 

@@ -19,7 +19,7 @@ from turn_broker.regions import Regions
 __all__ = ["Choice", "NodeList", "NodeStatus", "TurnNode", "UrlHealth", "Verdict"]
 
 Verdict = Literal["unknown", "up", "unproven", "down"]
-"""unproven: it allocates, but refuses to relay to any address of the prober's."""
+"""unproven: it allocates, but whether packets pass cannot be told from where the prober is."""
 LAST_GOOD_SPAN_S = 60.0
 """When nothing works: URLs are handed out that worked up to so long before the last that did."""
 

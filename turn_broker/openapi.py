@@ -231,9 +231,8 @@ def _parameter(name: str, place: str, *, is_required: bool = True) -> dict[str, 
 
 
 def _refused(kind: type, *statuses: str, media_type: str = "application/json") -> dict[str, Any]:
-    return dict.fromkeys(
-        statuses, {"description": "Refused", "content": _content(kind, media_type)}
-    )
+    refused = {"description": "Refused", "content": _content(kind, media_type)}
+    return dict.fromkeys(statuses, refused)
 
 
 def _body(kind: type, *, is_required: bool) -> dict[str, Any]:

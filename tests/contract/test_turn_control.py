@@ -201,7 +201,7 @@ async def test_exactly_the_secrets_verify(server: Server) -> None:
 
 async def test_draining_refuses_new_allocations_only(server: Server) -> None:
     async with raw_client(server.address) as client, raw_client(server.address) as late:
-        await server.control.set_secrets((SECRET,))
+        await server.control.drain(False)
         caller, _ = await client.allocate(server.credential(), REALM)
         newcomer = Caller(server.credential("bob.one"), REALM)
         for _ in range(2):

@@ -30,6 +30,8 @@ LIMITS: dict[str, Any] = {
 }
 WILD = "wild"
 """A peer connection whose descriptions are encrypted."""
+WILD_STRANDS = 16
+"""Its open generations: nothing tells which one is in use."""
 
 # The same histories on every run: new ones are looked for by the long run.
 settings.register_profile("relay", max_examples=100, stateful_step_count=40, derandomize=True)
@@ -803,15 +805,17 @@ class Relay(RuleBasedStateMachine):
             for end in ends
         ):
             may.add("candidate_after_end")
-        early = {sent.ufrag for sent in link.sent} - link.ufrags()
         # A message may hold three, and the early without ufrag count for every generation.
         unnamed = [sent for sent in link.sent if sent.ufrag is None]
-        if (
-            len({*early, item.ufrag}) > OPEN_GENERATIONS - 2
-            or len(same) + len(unnamed) + 3 >= PER_GENERATION
-        ):
+        if self.too_many_generations(link, item) or len(same) + len(unnamed) + 3 > PER_GENERATION:
             may.add("buffer_full")
         return may
+
+    def too_many_generations(self, link: Link, item: Item) -> bool:
+        """Without BUNDLE a generation has a ufrag for each m-section."""
+        early = [i for i in link.pending if link.pc == WILD or i.ufrag not in link.ufrags()]
+        most = OPEN_GENERATIONS * len({item.mid, *(i.mid for i in early)})
+        return len({i.ufrag for i in early}) >= (WILD_STRANDS if link.pc == WILD else most)
 
     # Evidence and time ----------------------------------------------------------------------
 
@@ -937,10 +941,13 @@ class Relay(RuleBasedStateMachine):
         assert board.tally.held_bytes == sum(i.size for b in buffers for i in b._held)
         for buffer in buffers:
             assert len(buffer.gate) <= 3
-            assert len(buffer._strands) <= 3 * 3 + OPEN_GENERATIONS + 16
+            assert len(buffer._strands) <= 3 * 3 + WILD_STRANDS
             names = buffer._descriptions.names
             early = [u for u, s in buffer._strands.items() if u not in names and s.held]
-            assert len(early) <= max(OPEN_GENERATIONS, 16)
+            latest = buffer._descriptions.latest
+            is_wild = latest is not None and latest.is_wild
+            # Of three m-sections, or of all of them.
+            assert len(early) <= (WILD_STRANDS if is_wild else OPEN_GENERATIONS * 4)
             for ufrag, strand in buffer._strands.items():
                 mine = [item for item in buffer._held if item.ufrag == ufrag]
                 assert strand.held == len(mine)

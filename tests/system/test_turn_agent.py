@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -300,6 +301,29 @@ async def test_the_agent_survives_a_restart_of_coturn(site: Site) -> None:
     client, caller = await site.allocated(site.token("alice.one"))
     await eventually(lambda: site.agent.counters.cut[Reason.REVOKED] == 1)
     assert await _is_refused(client, caller)
+
+
+@pytest.mark.parametrize("way", ["renamed", "truncated"])
+async def test_a_log_that_is_rotated_is_followed_on(site: Site, way: str) -> None:
+    log = site.node.home / "turnserver.log"
+    assert site.node.child is not None
+    client, caller = await site.allocated(site.token("alice.one"))
+    await site.seen()
+    if way == "renamed":
+        former = log.rename(log.with_suffix(".1"))
+        await site.allocated(site.token("bob.one"))  # still written to the former file
+        await eventually(lambda: "bob.one" in former.read_text())
+        site.node.child.send_signal(signal.SIGHUP)
+        await eventually(log.exists)
+    else:
+        await site.allocated(site.token("bob.one"))
+        await site.seen(2)
+        log.write_bytes(b"")
+    await site.seen(2)
+    await site.allocated(site.token("carol.one"))
+    await site.seen(3)
+    assert code_of(await client.exchange(caller.refresh(0))) == 0
+    await site.gone(2)
 
 
 HOSTILE = [

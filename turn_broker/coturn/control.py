@@ -49,7 +49,8 @@ class CoturnControl:
         """User names by session."""
         self._ended: set[str] = set()
         self._list_at = 0.0
-        self._secrets: tuple[str, ...] = ()
+        self._secrets: tuple[str, ...] | None = None
+        """None until they were set: then those in the database hold."""
         self._withholds_secrets = False
 
     @property
@@ -188,8 +189,10 @@ class CoturnControl:
         return events
 
     async def _write_secrets(self) -> None:
-        secrets = () if self._withholds_secrets else self._secrets
         try:
+            if self._secrets is None:
+                self._secrets = tuple(await asyncio.to_thread(self._database.secrets))
+            secrets = () if self._withholds_secrets else self._secrets
             await asyncio.to_thread(self._database.replace_secrets, secrets)
         except (sqlite3.Error, OSError) as flaw:
             raise ControlLost("coturn's database cannot be written") from flaw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -79,10 +79,9 @@ class CoturnSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_to: str = ""
     """`ADDRESS:PORT` that new clients are sent to (300 Try Alternate) while this node drains;
     without it their credentials are refused."""
-    sessions_from: Literal["log", "statsdb"] = "log"
-    """Where the agent hears of sessions; `statsdb` needs coturn 4.13."""
     statsdb: str = ""
-    """`redis://` URL of a Redis for this node alone."""
+    """coturn's `redis-statsdb` (`ip=... dbname=...`), for dashboards of your own; refused before
+    4.13. The agent follows the log whatever it is."""
 
     def __repr__(self) -> str:
         return f"CoturnSettings(node={self.node!r}, ...)"
@@ -92,6 +91,7 @@ class CoturnSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for key in ("certificate", "private_key", "database", "log_file", "pid_file"):
             _check_text(key, getattr(self, key))
         _check_text("console_password", self.console_password)
+        _check_text("statsdb", self.statsdb)
         for key in ("listening_ips", "relay_ips"):
             for text in getattr(self, key):
                 _check_address(key, text)
@@ -109,15 +109,12 @@ class CoturnSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def check_version(self, version: Version) -> None:
         """Raises CoturnSettingsError for what this coturn must not be told to do."""
-        if self.sessions_from == "statsdb" and version < STATSDB_SINCE:
+        if self.statsdb and version < STATSDB_SINCE:
             raise CoturnSettingsError(
-                "sessions_from",
-                f"statsdb on coturn {_text(version)}: before {_text(STATSDB_SINCE)} anybody can end"
-                " the process with a user name that has %s in it (GHSA-4g7c-p5wg-j4hp);"
-                ' use "log"',
+                "statsdb",
+                f"refused on coturn {_text(version)}: before {_text(STATSDB_SINCE)} anybody can"
+                " end the process with a user name that has %s in it (GHSA-4g7c-p5wg-j4hp)",
             )
-        if self.sessions_from == "statsdb" and not self.statsdb:
-            raise CoturnSettingsError("statsdb", "is missing")
         for text in self.relay_ips:
             if ":" in text and version < IPV6_RELAY_SINCE:
                 raise CoturnSettingsError(

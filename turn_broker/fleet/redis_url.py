@@ -94,6 +94,16 @@ def parse_redis_url(url: str) -> RedisAddress:
     )
 
 
+class _SentinelsMaster(Redis):
+    """Closes the connections to the Sentinels along with those to the master."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        pool: Any = self.connection_pool
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
 def connect(url: str, max_connections: int = MAX_CONNECTIONS) -> RedisClient:
     """A client that connects when it is used; raises ValueError as `parse_redis_url` does.
 
@@ -127,6 +137,7 @@ def connect(url: str, max_connections: int = MAX_CONNECTIONS) -> RedisClient:
         sentinel: Any = Sentinel(address.hosts, sentinel_kwargs=shared | own)  # type: ignore[no-untyped-call]
         master: Redis = sentinel.master_for(
             address.service,
+            redis_class=_SentinelsMaster,
             max_connections=max_connections,
             db=address.db,
             **shared | login,

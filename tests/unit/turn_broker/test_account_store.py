@@ -168,7 +168,7 @@ def test_another_key_opens_nothing(store: AccountStore) -> None:
 
 
 def test_sealed_secrets_stay_where_they_are() -> None:
-    sealed = SEAL.close("secret", "SK1", bytes(NONCE_BYTES))
+    sealed = SEAL.close("secret", "SK1", b"n" * NONCE_BYTES)
 
     assert SEAL.open(sealed, "SK1") == "secret"
     assert SEAL.open(sealed, "SK2") is None
@@ -232,8 +232,8 @@ def test_commands(run: Any, tmp_path: Path) -> None:
     for words, enabled in ((("disable", sid), False), (("enable", sid), True)):
         assert run(*words).exit_code == 0
         assert rows(run("list", "--json"))[0]["enabled"] is enabled
-    for words, enabled in ((("disable",), False), (("enable",), True)):
-        assert run("key", *words, key["sid"]).exit_code == 0
+    for word, enabled in (("disable", False), ("enable", True)):
+        assert run("key", word, key["sid"]).exit_code == 0
         assert rows(run("key", "list", sid, "--json"))[0]["enabled"] is enabled
     assert run("limit", sid, "--max-ttl", "600").exit_code == 0
     assert rows(run("show", sid, "--json"))[0]["limits"] == {"max_ttl_s": 600}

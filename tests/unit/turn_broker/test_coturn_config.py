@@ -84,7 +84,6 @@ def test_what_is_set_is_written() -> None:
         denied_peers=["1.2.3.0/24"],
         allowed_peers=["10.0.0.5/32"],
         relay_to_itself=False,
-        sessions_from="statsdb",
         statsdb="ip=127.0.0.1 dbname=3",
     )
     for line in (
@@ -135,20 +134,19 @@ def test_loopback_is_a_peer_only_in_laboratories() -> None:
         ("drain_to", {"drain_to": "example.org:3478"}),
         ("drain_to", {"drain_to": "192.0.2.1:0"}),
         ("drain_to", {"drain_to": "192.0.2.1:x"}),
-        ("statsdb", {"sessions_from": "statsdb"}),
-        ("sessions_from", {"sessions_from": "statsdb", "statsdb": "ip=127.0.0.1"}),
+        ("statsdb", {"statsdb": 'x"\ncli-password=y'}),
+        ("statsdb", {"statsdb": "ip=127.0.0.1"}),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_key(key: str, changed: dict[str, Any]) -> None:
-    version = NEW if key == "statsdb" else OLD
     with pytest.raises(CoturnSettingsError) as refused:
-        conf(version, **changed)
+        conf(OLD, **changed)
     assert refused.value.key == key
 
 
 def test_statsdb_is_refused_where_it_crashes_and_says_why() -> None:
     with pytest.raises(CoturnSettingsError, match=r"4\.6\.1.*4\.13.*%s.*GHSA-4g7c-p5wg-j4hp"):
-        conf(OLD, sessions_from="statsdb", statsdb="ip=127.0.0.1")
+        conf(OLD, statsdb="ip=127.0.0.1")
 
 
 def test_the_settings_show_no_password() -> None:

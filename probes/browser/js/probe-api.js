@@ -1,0 +1,158 @@
+/**
+ * The deployment's probe API (docs/probes.md) over fetch. It does not judge what it hears.
+ * @module
+ */
+
+import { ProbeError, settled } from "./settle.js";
+
+/** @typedef {import("./verdict.js").Transport} Transport */
+/** @typedef {{id: string, ws_url: string, http_url: string}} Region */
+/**
+ * @typedef {object} ProbeSession
+ * @property {string} token
+ * @property {number} expires_at Unix seconds
+ * @property {number} now the server's clock
+ * @property {Record<Transport, RTCIceServer[]>} ice_servers
+ * @property {Region[]} regions
+ * @property {string} region
+ * @property {string} node
+ * @property {{ttl_s: number, peers: number, peer_s: number, reports: number, report_bytes: number}} limits
+ */
+/** @typedef {{id: string, type: "answer", sdp: string, expires_at: number}} PeerAnswer */
+/**
+ * @typedef {object} Request
+ * @property {unknown} [body]
+ * @property {string} [token]
+ * @property {AbortSignal} [signal]
+ * @property {number} [timeoutMs]
+ */
+
+const ANSWER_MS = 8_000;
+/** Longer than any test: a session with less life than this is not begun a test with. */
+const MARGIN_S = 60;
+const NEVER = new AbortController().signal;
+
+export class ProbeApi {
+  #token;
+  #fetch;
+  /** @type {ProbeSession | null} */
+  #session = null;
+  #beganMs = 0;
+
+  /** @param {{baseUrl?: string, token?: string, fetch?: typeof fetch}} options */
+  constructor({ baseUrl, token, fetch: ownFetch }) {
+    const scope = /** @type {any} */ (globalThis);
+    this.baseUrl = (baseUrl ?? scope.location?.origin ?? "").replace(/\/+$/, "");
+    this.#token = token;
+    this.#fetch = ownFetch ?? scope.fetch?.bind(scope);
+  }
+
+  /**
+   * The session at hand while it lasts for another test, else a new one.
+   * @param {AbortSignal} signal
+   * @returns {Promise<ProbeSession>}
+   */
+  async session(signal) {
+    if (this.#session && this.#session.expires_at - this.serverNowS() > MARGIN_S) return this.#session;
+    const session = await this.call("POST", "/v1/probes/sessions", { token: this.#token, signal });
+    if (!session?.ice_servers || !session.token) throw new ProbeError("http_status", "something else than Parley answers");
+    this.#beganMs = performance.now();
+    this.#session = session;
+    return session;
+  }
+
+  /** The next test begins a new session: this one's credentials are no good. */
+  forgetSession() {
+    this.#session = null;
+  }
+
+  /** The server's clock, as far as the session told it, in Unix seconds. */
+  serverNowS() {
+    return (this.#session?.now ?? Date.now() / 1000) + (performance.now() - this.#beganMs) / 1000;
+  }
+
+  /** @param {AbortSignal} signal @returns {Promise<Region[]>} */
+  async regions(signal) {
+    return (await this.call("GET", "/v1/probes/regions", { signal })).regions;
+  }
+
+  /**
+   * @param {AbortSignal} [signal]
+   * @param {{baseUrl?: string, timeoutMs?: number}} [options]
+   * @returns {Promise<{region: string, node: string, now_ms: number}>}
+   */
+  async ping(signal, { baseUrl, timeoutMs = 3_000 } = {}) {
+    const found = await this.call("GET", "/v1/probes/ping", { signal, timeoutMs }, baseUrl);
+    if (typeof found?.region !== "string") throw new ProbeError("http_status", "something else than Parley answers");
+    return found;
+  }
+
+  /** Whether the deployment answers at all. @param {AbortSignal} [signal] */
+  answers(signal) {
+    return this.ping(signal).then(() => true, () => false);
+  }
+
+  /** @param {{event?: string, detail?: string}} entry @param {AbortSignal} [signal] */
+  async log(entry, signal) {
+    await this.call("POST", "/v1/probes/log", { body: entry, signal });
+  }
+
+  /**
+   * @param {{sdp: string, mode: "data" | "sink" | "echo", transport?: Transport}} offer
+   * @param {AbortSignal} signal
+   * @returns {Promise<PeerAnswer>}
+   */
+  openPeer(offer, signal) {
+    return this.call("POST", "/v1/probes/peers", { body: offer, token: this.#session?.token, signal, timeoutMs: 12_000 });
+  }
+
+  /** What a server peer has received. @param {string} id @param {AbortSignal} [signal] */
+  peer(id, signal) {
+    return this.call("GET", `/v1/probes/peers/${encodeURIComponent(id)}`, { token: this.#session?.token, signal });
+  }
+
+  /** Ends a server peer; null when that does not get through. @param {string} id */
+  endPeer(id) {
+    const path = `/v1/probes/peers/${encodeURIComponent(id)}`;
+    return this.call("DELETE", path, { token: this.#session?.token }).catch(() => null);
+  }
+
+  /**
+   * @param {string} method
+   * @param {string} path
+   * @param {Request} [request]
+   * @param {string} [baseUrl] of another region
+   * @returns {Promise<any>} the decoded answer; null for an empty one. Rejects with ProbeError
+   */
+  call(method, path, { body, token, signal = NEVER, timeoutMs = ANSWER_MS } = {}, baseUrl = this.baseUrl) {
+    return settled(signal, ({ resolve, reject, after, release }) => {
+      if (!this.#fetch) {
+        reject(new ProbeError("unsupported", "there is no fetch here"));
+        return;
+      }
+      const underway = new AbortController();
+      release(() => underway.abort());
+      after(timeoutMs, () => reject(new ProbeError("unreachable", "no answer in time")));
+      const headers = {
+        ...(token ? { Authorization: `Bearer ${token}` } : {}),
+        ...(body === undefined ? {} : { "Content-Type": "application/json" }),
+      };
+      const request = { method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal: underway.signal };
+      this.#fetch(`${baseUrl}${path}`, request).then(decoded).then(resolve, (error) => {
+        reject(error instanceof ProbeError ? error : new ProbeError("unreachable", "the server cannot be reached"));
+      });
+    });
+  }
+}
+
+/** @param {Response} answer @returns {Promise<any>} */
+async function decoded(answer) {
+  if (answer.status === 429) throw new ProbeError("rate_limited", "too many tests from this network for now", 429);
+  if (!answer.ok) throw new ProbeError("http_status", `the server answers ${answer.status}`, answer.status);
+  const text = await answer.text();
+  try {
+    return text ? JSON.parse(text) : null;
+  } catch {
+    throw new ProbeError("http_status", "something else than Parley answers", answer.status);
+  }
+}

@@ -1,0 +1,204 @@
+/**
+ * Connections through a relay: of this page with itself, and with the deployment's own peer. Both
+ * open a data channel; who opened a link closes it. It does not judge what passes.
+ * @module
+ */
+
+import { Gathering, followState, withoutCandidate } from "./gathering.js";
+import { ProbeError, probeError, settled } from "./settle.js";
+
+/** @typedef {import("./settle.js").Steps} Steps */
+/**
+ * @typedef {object} Wish
+ * @property {typeof RTCPeerConnection} Connection
+ * @property {RTCIceServer[]} servers
+ * @property {AbortSignal} signal
+ * @property {() => boolean} isExpired the servers' credential, by the server's clock
+ * @property {(pc: RTCPeerConnection) => void} [prepare] adds what is sent
+ */
+/**
+ * @typedef {object} Link
+ * @property {RTCPeerConnection} here
+ * @property {RTCPeerConnection | null} there null: not in this page
+ * @property {RTCDataChannel} channel open; what goes in comes back
+ * @property {number} connectMs
+ * @property {() => void} close
+ */
+
+export const GATHER_MS = 5_000;
+export const CONNECT_MS = 6_000;
+/** A connection that fails sooner was refused; one that fails later had no answer. */
+const REFUSAL_MS = 3_000;
+/** How long an end with one candidate waits for better ones, where all go in one message. */
+const MORE_MS = 500;
+const CHANNEL = { ordered: false, maxRetransmits: 0 };
+
+/**
+ * This page with itself, both ends through the relay.
+ * @param {Wish} wish
+ * @returns {Promise<Link>} rejects with ProbeError
+ */
+export async function openLoop(wish) {
+  const here = connection(wish);
+  /** @type {RTCPeerConnection | null} */
+  let there = null;
+  const close = () => {
+    here.close();
+    there?.close();
+  };
+  try {
+    there = connection(wish);
+    return await opened(wish, here, there, close);
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+/**
+ * This page through the relay with a peer of the deployment.
+ * @param {Wish} wish
+ * @param {import("./probe-api.js").ProbeApi} api with a session
+ * @param {"data" | "sink" | "echo"} mode
+ * @returns {Promise<Link & {peer: string}>} rejects with ProbeError
+ */
+export async function openServerLink(wish, api, mode) {
+  const { signal } = wish;
+  const here = connection(wish);
+  let peer = "";
+  const close = () => {
+    here.close();
+    if (peer) void api.endPeer(peer);
+  };
+  const began = performance.now();
+  try {
+    const channel = here.createDataChannel("probe", CHANNEL);
+    wish.prepare?.(here);
+    const offer = await described(wish, here);
+    const answer = await api.openPeer({ sdp: offer, mode }, signal);
+    peer = answer.id;
+    await ready(signal, here, channel, answer);
+    return { here, there: null, channel, connectMs: performance.now() - began, close, peer };
+  } catch (error) {
+    close();
+    throw probeError(error);
+  }
+}
+
+/** @param {Wish} wish */
+function connection({ Connection, servers }) {
+  if (!Connection) throw new ProbeError("unsupported", "this browser has no WebRTC");
+  return new Connection({ iceServers: servers, iceTransportPolicy: "relay", bundlePolicy: "max-bundle" });
+}
+
+/**
+ * @param {Wish} wish
+ * @param {RTCPeerConnection} here
+ * @param {RTCPeerConnection} there
+ * @param {() => void} close
+ * @returns {Promise<Link>}
+ */
+function opened(wish, here, there, close) {
+  return settled(wish.signal, (steps) => {
+    const { resolve, reject, listen, after } = steps;
+    const began = performance.now();
+    const fail = (/** @type {unknown} */ error) => reject(probeError(error));
+    let connectableAt = 0;
+    /** @type {Gathering[]} */
+    const ends = [];
+    const none = () => {
+      const { reason, code } = withoutCandidate(ends.flatMap(({ codes }) => codes), wish.isExpired());
+      fail(new ProbeError(reason, "no candidate of the relay", code));
+    };
+    const changed = () => {
+      if (ends.some(({ isComplete, candidates }) => isComplete && !candidates)) return none();
+      if (connectableAt || !ends.every(({ candidates }) => candidates)) return;
+      connectableAt = performance.now();
+      after(CONNECT_MS, () => fail(new ProbeError("relay_silent", "no connection in time")));
+    };
+    const state = (/** @type {string} */ word) => {
+      if (word !== "failed") return;
+      if (!connectableAt) return none();
+      const isRefused = performance.now() - connectableAt < REFUSAL_MS;
+      fail(new ProbeError(isRefused ? "peer_denied" : "relay_silent", "the connection failed"));
+    };
+    after(GATHER_MS, () => connectableAt || none());
+    for (const [from, to] of /** @type {const} */ ([[here, there], [there, here]])) {
+      const found = (/** @type {RTCIceCandidate} */ candidate) => void to.addIceCandidate(candidate).catch(() => {});
+      ends.push(new Gathering(from, listen, { changed, found }));
+      followState(from, listen, state);
+    }
+    listenForEcho(there);
+    const channel = here.createDataChannel("probe", CHANNEL);
+    listen(channel, "open", () => resolve({ here, there, channel, connectMs: performance.now() - began, close }));
+    wish.prepare?.(here);
+    exchange(here, there).catch(fail);
+  });
+}
+
+/** @param {RTCPeerConnection} there */
+function listenForEcho(there) {
+  there.addEventListener("datachannel", ({ channel }) => {
+    channel.addEventListener("message", ({ data }) => {
+      if (channel.readyState === "open") channel.send(data);
+    });
+  });
+}
+
+/**
+ * @param {RTCPeerConnection} here
+ * @param {RTCPeerConnection} there
+ */
+async function exchange(here, there) {
+  const offer = await here.createOffer();
+  // The other side first: candidates of `here` start with its own setLocalDescription.
+  await there.setRemoteDescription(offer);
+  await here.setLocalDescription(offer);
+  const answer = await there.createAnswer();
+  await here.setRemoteDescription(answer);
+  await there.setLocalDescription(answer);
+}
+
+/**
+ * The offer with its candidates.
+ * @param {Wish} wish
+ * @param {RTCPeerConnection} here
+ * @returns {Promise<string>}
+ */
+function described(wish, here) {
+  return settled(wish.signal, ({ resolve, reject, listen, after }) => {
+    let isWaiting = false;
+    const done = () => resolve(/** @type {RTCSessionDescription} */ (here.localDescription).sdp);
+    const none = () => {
+      const { reason, code } = withoutCandidate(gathering.codes, wish.isExpired());
+      reject(new ProbeError(reason, "no candidate of the relay", code));
+    };
+    const changed = () => {
+      if (gathering.isComplete) return gathering.candidates ? done() : none();
+      if (!gathering.candidates || isWaiting) return;
+      isWaiting = true;
+      after(MORE_MS, done);
+    };
+    const gathering = new Gathering(here, listen, { changed });
+    after(GATHER_MS, () => isWaiting || none());
+    here.createOffer().then((offer) => here.setLocalDescription(offer)).catch((error) => reject(probeError(error)));
+  });
+}
+
+/**
+ * @param {AbortSignal} signal
+ * @param {RTCPeerConnection} here
+ * @param {RTCDataChannel} channel
+ * @param {import("./probe-api.js").PeerAnswer} answer
+ * @returns {Promise<void>}
+ */
+function ready(signal, here, channel, { sdp }) {
+  return settled(signal, ({ resolve, reject, listen, after }) => {
+    after(CONNECT_MS, () => reject(new ProbeError("relay_silent", "no connection in time")));
+    followState(here, listen, (state) => {
+      if (state === "failed") reject(new ProbeError("relay_silent", "the connection failed"));
+    });
+    listen(channel, "open", () => resolve());
+    here.setRemoteDescription({ type: "answer", sdp }).catch((error) => reject(probeError(error)));
+  });
+}
