@@ -13,6 +13,7 @@ the embedded relay's, or of whoever splits at the dot.
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -175,6 +176,4 @@ _SHIFTS = tuple(range(8 * ENTROPY_BYTES - 10, -1, -10))
 
 
 def _base32(octets: bytes) -> str:
-    """RFC 4648 in lower case, two characters at a time: base64's own takes four times as long."""
-    number = int.from_bytes(octets[:ENTROPY_BYTES])
-    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+    return base64.b32encode(octets[:ENTROPY_BYTES]).decode().lower()

@@ -34,6 +34,7 @@ MAX_BYTES = 64 * 1024
 MAX_KEYS = 64
 """Of one set."""
 MAX_SETS = 256
+READ_AT_ONCE = 8
 MAX_KID_CHARS = 256
 _KIND_OF: dict[Algorithm, tuple[str, str | None]] = {
     "RS256": ("RSA", None),
@@ -99,6 +100,7 @@ class KeySets:
         self._transport = transport
         self._sets: dict[tuple[str, Algorithm], _Set] = {}
         self._bell = asyncio.Event()
+        self._was_read = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.failures = 0
         """Readings that failed."""
@@ -146,17 +148,21 @@ class KeySets:
         async with httpx.AsyncClient(
             transport=self._transport, timeout=TIMEOUT_S, trust_env=False
         ) as client:
-            for name, known in due:
-                await self._read(client, name, known)
+            places = asyncio.Semaphore(READ_AT_ONCE)
+            await asyncio.gather(*(self._read(client, places, *entry) for entry in due))
 
     async def _read(
-        self, client: httpx.AsyncClient, name: tuple[str, Algorithm], known: _Set
+        self,
+        client: httpx.AsyncClient,
+        places: asyncio.Semaphore,
+        name: tuple[str, Algorithm],
+        known: _Set,
     ) -> None:
         import httpx
 
         url, algorithm = name
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with places, asyncio.timeout(TIMEOUT_S):
                 known.keys = keys_of(await _fetched(client, url), algorithm)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as flaw:
             self.failures += 1
@@ -166,8 +172,10 @@ class KeySets:
             known.is_wanted = False
 
     async def __aenter__(self) -> KeySets:
-        await self.read_due()
         self._task = asyncio.create_task(self._watch())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._was_read.wait()
         return self
 
     async def __aexit__(
@@ -183,11 +191,12 @@ class KeySets:
 
     async def _watch(self) -> None:
         while True:
+            self._bell.clear()
+            await self.read_due()
+            self._was_read.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SOONEST_S):
                     await self._bell.wait()
-            self._bell.clear()
-            await self.read_due()
 
 
 async def _fetched(client: httpx.AsyncClient, url: str) -> bytes:

@@ -149,8 +149,9 @@ class Dispatcher:
         if waiting is not None:
             waiting.cancel()
             return
-        clean = code in (CloseCode.NORMAL, CloseCode.GOING_AWAY)
-        self._feed(inputs.Closed(connection.id, "left" if clean else "connection_lost"))
+        # A browser closes with 1001 when its page goes, also when the page is only reloaded.
+        reason = "left" if code == CloseCode.NORMAL else "connection_lost"
+        self._feed(inputs.Closed(connection.id, reason))
 
     def replay(self, connection: int, after: int) -> list[bytes] | None:
         """Acknowledge `after`, and get the numbered messages behind it; None for a gap."""

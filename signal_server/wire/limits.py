@@ -25,6 +25,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     held_bytes_per_generation: int = 64 * 1024
     held_bytes_per_node: int = 64 * 1024 * 1024
     open_generations: int = 2
+    """That no description has named yet; without BUNDLE each has a ufrag per m-section."""
     early_ttl_s: float = 45.0
     """How long a candidate waits for the description it belongs to."""
     gate_timeout_s: float = 10.0

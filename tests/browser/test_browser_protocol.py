@@ -11,9 +11,10 @@ pytestmark = pytest.mark.chromium
 JOIN = """
 async ([url, token, options]) => {
   const { SignalingClient } = await import("/js/parley.js");
-  const client = new SignalingClient({ url, token, room: "protocol", ...options });
+  const storage = options.isKept ? sessionStorage : undefined;
+  const client = new SignalingClient({ url, token, room: "protocol", storage, ...options });
   Object.assign(window, { client, told: [], failed: [] });
-  for (const name of ["receipt", "peer_replaced", "peer_left", "message"]) {
+  for (const name of ["receipt", "peer_replaced", "peer_left", "peer_updated", "message"]) {
     client.on(name, (detail) => window.told.push([name, detail]));
   }
   client.on("error", (error) => window.failed.push(String(error)));
@@ -22,6 +23,13 @@ async ([url, token, options]) => {
   await joined;
   return client.peer;
 }
+"""
+RAW = """
+([url, token]) => new Promise((resolve) => {
+  window.socket = new WebSocket(url, "parley.v1.json");
+  socket.onopen = () => socket.send(JSON.stringify({ type: "hello", token, room: "protocol" }));
+  socket.onmessage = ({ data }) => resolve(JSON.parse(data));
+})
 """
 DATA = """(peer) => {
   const link = client.peerConnection(peer);
@@ -38,9 +46,13 @@ DATA = """(peer) => {
 
 def join(context: BrowserContext, parley: Parley, identity: str, **options: object) -> Page:
     page = context.new_page()
+    enter(page, parley, identity, **options)
+    return page
+
+
+def enter(page: Page, parley: Parley, identity: str, **options: object) -> None:
     page.goto(f"{parley.url}/healthz")  # a page without a Content-Security-Policy
     page.evaluate(JOIN, [parley.ws_url, parley.token(identity), options])
-    return page
 
 
 def test_a_message_is_told_to_have_been_received(context: BrowserContext, parley: Parley) -> None:
@@ -72,6 +84,63 @@ def test_another_page_takes_the_place_of_one_that_hangs(
     assert ada.evaluate("link.closed")
     assert ada.evaluate("[...client.peers.keys()]") == [peer]
     bo.wait_for_function("client.state === 'closed'")
+    for page in (ada, successor):
+        page.evaluate("client.close()")
+
+
+@pytest.mark.parametrize("transport", ["websocket", "http"])
+def test_a_page_that_is_reloaded_takes_its_own_place(
+    context: BrowserContext, parley: Parley, transport: str
+) -> None:
+    ada = join(context, parley, "ada")
+    bo = join(context, parley, "bo", isKept=True, transport=transport)
+    former = bo.evaluate("client.peer")
+    enter(bo, parley, "bo", isKept=True, transport=transport)
+    peer = bo.evaluate("client.peer")
+    ada.wait_for_function("told.some(([name]) => name === 'peer_replaced')")
+    changes = ada.evaluate("told.map(([name, { peer, replaced }]) => [name, peer, replaced])")
+    assert [change for change in changes if change[0] != "peer_updated"] == [
+        ["peer_replaced", peer, former]
+    ]
+    assert ada.evaluate("[...client.peers.keys()]") == [peer]
+    # A second tab of the same device is somebody else.
+    copy = join(context, parley, "bo", isKept=True)
+    ada.wait_for_function("client.peers.size === 2")
+    for page in (ada, bo, copy):
+        page.evaluate("client.close()")
+
+
+@pytest.mark.parametrize("transport", ["websocket", "http"])
+@pytest.mark.parametrize("how", ["close", "reload"])
+def test_a_page_that_keeps_nothing_says_goodbye(
+    context: BrowserContext, parley: Parley, how: str, transport: str
+) -> None:
+    ada = join(context, parley, "ada")
+    bo = join(context, parley, "bo", transport=transport)
+    peer = bo.evaluate("client.peer")
+    getattr(bo, how)()
+    ada.wait_for_function("told.length > 0", timeout=5_000)
+    [[name, detail]] = ada.evaluate("told")
+    assert (name, detail["peer"], detail["reason"]) == ("peer_left", peer, "left")
+    ada.evaluate("client.close()")
+
+
+def test_a_page_without_parley_js_may_come_back(context: BrowserContext, parley: Parley) -> None:
+    """Its WebSocket is closed with 1001 by the browser."""
+    ada = join(context, parley, "ada")
+    bo = context.new_page()
+    bo.goto(f"{parley.url}/healthz")
+    welcome = bo.evaluate(RAW, [parley.ws_url, parley.token("bo")])
+    bo.close()
+    ada.wait_for_function("told.length > 0")
+    assert ada.evaluate("told.map(([name, { connected }]) => [name, connected])") == [
+        ["peer_updated", False]
+    ]
+    ticket = {"session": welcome["session"], "secret": welcome["resume"]["secret"]}
+    successor = join(context, parley, "bo", replaces=ticket)
+    ada.wait_for_function("told.length > 1")
+    [[name, detail]] = ada.evaluate("told.slice(1)")
+    assert (name, detail["replaced"]) == ("peer_replaced", welcome["peer"])
     for page in (ada, successor):
         page.evaluate("client.close()")
 

@@ -586,6 +586,44 @@ async def test_a_master_that_dies_under_sentinel(own_redis: RedisServer) -> None
             assert await fleet.secrets() == realm_secrets(1)
 
 
+@pytest.mark.redis
+async def test_tokens_that_redis_never_got_are_counted(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turn_broker.fleet.redis.MAX_PENDING", 3)
+    monkeypatch.setattr("turn_broker.fleet.redis.FLUSH_S", 0.05)
+    own_redis.kill()
+    async with fleet_at(own_redis.url) as fleet:
+        for number in range(5):
+            fleet.record(token(f"alice.{number}"))
+        assert await fleet.token("alice.0") is not None
+        assert fleet.lost_records == 2
+        await eventually(lambda: getattr(fleet, "failures", 0) > 0)
+
+    assert fleet.lost_records == 5
+
+
+@pytest.mark.redis
+async def test_what_another_version_wrote_is_passed_over(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    realm = secrets.token_hex(4)
+    key = f"parley:turn:{{{realm}}}:"
+    redis.command("SET", f"{key}token:alice.1", "{}")
+    redis.command("ZADD", f"{key}revocations", "9999999999", "[]")
+    async with fleet_at(redis.url, realm) as fleet, agent(fleet, "a") as one:
+        assert await fleet.token("alice.1") is None
+        assert await fleet.revocations() == ()
+        redis.command("XADD", f"{key}orders", "0-*", "order", "{}")
+        redis.command("XADD", f"{key}orders", "0-*", "other", "{}")
+        redis.command("XADD", f"{key}answers", "0-*", "ticket", "x")
+        await fleet.drain("a", True)
+        await one.until_heard(Drain("a", True))
+        await fleet.report(report("a"))
+        assert (await fleet.revoke(revoked(), 5)).nodes == ("a",)
+    assert "another version" in caplog.text
+
+
 # Secrets at rest
 
 

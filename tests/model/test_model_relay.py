@@ -75,8 +75,6 @@ class Item:
     """The ufrag it counts for, once that is certain."""
     seq: int = 0
     """Of the message that brought it to the receiver."""
-    owners: set[str] = field(default_factory=set)
-    """Ufrags that it has counted for on the way, having none itself."""
 
 
 @dataclass
@@ -193,8 +191,6 @@ class Link:
         """One without ufrag belongs for good to the first description of its section."""
         for item in items:
             owner = self.owner(item)
-            if owner:
-                item.owners.add(owner)
             if owner and (item.mid is None or self.since((item.mid, owner)) is not None):
                 item.bound = owner
                 if not item.line and item.ufrag is None:
@@ -238,7 +234,7 @@ class Link:
         return any(
             end.order < item.order
             and not end.line
-            and bool({self.owner(item), *item.owners} & end.ufrags)
+            and self.owner(item) in end.ufrags
             and end.mid in (None, item.mid)
             for end in self.sent
         )
@@ -349,8 +345,6 @@ class Relay(RuleBasedStateMachine):
     def arrived(self, link: Link, init: dict[str, Any], seq: int) -> None:
         item = self.origin(link, init)
         item.seq = seq
-        if not item.line and init["usernameFragment"]:
-            item.ufrags = frozenset({init["usernameFragment"]})
         latest = link.latest()
         assert latest is not None, "before any description"
         for earlier in link.out:
@@ -381,21 +375,13 @@ class Relay(RuleBasedStateMachine):
     def origin(self, link: Link, init: dict[str, Any]) -> Item:
         """What was sent of this; it may arrive once only."""
         line, mid, named = init["candidate"], init["sdpMid"], init["usernameFragment"]
-        # Of two ends without ufrag the one is meant that need not wait.
-        waiting = [i for i in link.pending if not i.line and self.must_wait(link, i)]
-        free = [i for i in link.pending if not any(i is other for other in waiting)]
-        for item in free + waiting + link.unclaimed:
+        for item in link.pending + link.unclaimed:
             own = item.ufrag
             matches = own == named or (not line and own is None and named == link.owner(item))
             if (item.line, item.mid) == (line, mid) and (matches or link.pc == WILD):
                 (link.pending if item in link.pending else link.unclaimed).remove(item)
                 return item
         raise AssertionError(f"invented or repeated: {init}")
-
-    def must_wait(self, link: Link, end: Item) -> bool:
-        """A candidate that it covers is still held."""
-        earlier = [item for item in link.pending if item.line and item.order < end.order]
-        return any(self.covers(link, end, item) and not link.was_ended(item) for item in earlier)
 
     def covers(self, link: Link, end: Item, item: Item) -> bool:
         """Whether this end-of-candidates is one for that candidate."""

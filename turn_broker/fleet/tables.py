@@ -5,6 +5,7 @@ Pure: told the time. They do not know where else the same is remembered.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -20,23 +21,21 @@ class ExpiringTable(Generic[K, V]):
 
     def __init__(self, room: int) -> None:
         self._room = room
-        self._entries: dict[K, tuple[float, V]] = {}
+        # A plain dict would look at every deleted entry again to find its first one.
+        self._entries: OrderedDict[K, tuple[float, V]] = OrderedDict()
         self.lost = 0
         """Entries that made room although their time had not come."""
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def put(self, key: K, value: V, until: float, now: float) -> None:
         """Keep `value` up to and including `until` (Unix seconds)."""
-        self._entries.pop(key, None)
         self._entries[key] = (until, value)
+        self._entries.move_to_end(key)
         while self._entries:
             first = next(iter(self._entries))
             is_over = self._entries[first][0] < now
             if not is_over and len(self._entries) <= self._room:
                 return
-            del self._entries[first]
+            self._entries.popitem(last=False)
             self.lost += not is_over
 
     def get(self, key: K, now: float) -> V | None:
@@ -45,9 +44,6 @@ class ExpiringTable(Generic[K, V]):
 
     def values(self, now: float) -> Iterator[V]:
         return (value for until, value in self._entries.values() if until >= now)
-
-    def pop(self, key: K) -> None:
-        self._entries.pop(key, None)
 
 
 class Revocations:

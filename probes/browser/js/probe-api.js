@@ -37,7 +37,8 @@ export class ProbeApi {
   #fetch;
   /** @type {ProbeSession | null} */
   #session = null;
-  #beganMs = 0;
+  /** The server's clock is ahead of performance.now() by so much. */
+  #aheadS = (Date.now() - performance.now()) / 1000;
 
   /** @param {{baseUrl?: string, token?: string, fetch?: typeof fetch}} options */
   constructor({ baseUrl, token, fetch: ownFetch }) {
@@ -56,7 +57,7 @@ export class ProbeApi {
     if (this.#session && this.#session.expires_at - this.serverNowS() > MARGIN_S) return this.#session;
     const session = await this.call("POST", "/v1/probes/sessions", { token: this.#token, signal });
     if (!session?.ice_servers || !session.token) throw new ProbeError("http_status", "something else than Parley answers");
-    this.#beganMs = performance.now();
+    this.#aheadS = session.now - performance.now() / 1000;
     this.#session = session;
     return session;
   }
@@ -68,7 +69,7 @@ export class ProbeApi {
 
   /** The server's clock, as far as the session told it, in Unix seconds. */
   serverNowS() {
-    return (this.#session?.now ?? Date.now() / 1000) + (performance.now() - this.#beganMs) / 1000;
+    return performance.now() / 1000 + this.#aheadS;
   }
 
   /** @param {AbortSignal} signal @returns {Promise<Region[]>} */

@@ -86,7 +86,7 @@ export function settled(signal, begin) {
  */
 export const pause = (ms, signal) => settled(signal, ({ resolve, after }) => after(ms, resolve));
 
-/** @param {{signal?: AbortSignal | null, limitMs: number}} bounds */
+/** One running test: its bounds in time, and whoever may end it. */
 export class Run {
   /** Why it was ended before its time. @type {"" | "aborted" | "stopped" | "timeout"} */
   ended = "";
@@ -95,6 +95,7 @@ export class Run {
   #releases = [];
   #began = performance.now();
 
+  /** @param {{signal?: AbortSignal | null, limitMs: number}} bounds */
   constructor({ signal, limitMs }) {
     const timer = setTimeout(() => this.end("timeout"), limitMs);
     this.#releases.push(() => clearTimeout(timer));

@@ -48,9 +48,15 @@ export interface SignalingOptions {
   features?: string[];
   /**
    * The `ticket` of a client of this device that hangs or is gone without a goodbye: if it was in
-   * `room`, the others see it replaced instead of leaving. A page that is reloaded says goodbye.
+   * `room`, the others see it replaced instead of leaving.
    */
   replaces?: Ticket;
+  /**
+   * `sessionStorage`: a page that is reloaded takes its own place in `room`; the others see one
+   * `peer_replaced`. Without it a page that goes says goodbye, and with it the others see a closed
+   * tab as not connected until the server's resume window ends.
+   */
+  storage?: Pick<Storage, "getItem" | "setItem" | "removeItem">;
   /** How long `connect()` keeps trying; default 15 s. */
   connectTimeoutMs?: number;
   /**

@@ -11,9 +11,9 @@ import { Inbox } from "./inbox.js";
 import { Liveness } from "./liveness.js";
 import { Line } from "./line.js";
 import { Opening } from "./opening.js";
+import { Platform } from "./platform.js";
 import { Posts } from "./posts.js";
 import { Receipts } from "./receipts.js";
-import { NetworkEvents } from "./network-events.js";
 import { closedBy } from "./reconnect.js";
 import { Requests } from "./requests.js";
 import { DEFAULT_PING_S, welcomeOf } from "./welcome.js";
@@ -57,15 +57,13 @@ export class Session extends Emitter {
     (type, fields, options) => this.request(type, fields, options),
     (error) => this.#resume && this.emit("error", error),
   );
-  #network = new NetworkEvents({
-    online: () => this.networkChanged(),
-    offline: () => this.checkConnection(),
-  });
+  #platform;
 
   /** @param {SignalingOptions} options */
   constructor(options) {
     super();
     this.#options = options;
+    this.#platform = new Platform(this, options);
     this.#receipts = new Receipts(options.features?.includes("receipts") === true);
     const getToken = () => (options.getToken ? options.getToken() : this.#options.token);
     this.#line = new Line(options, getToken, {
@@ -112,7 +110,7 @@ export class Session extends Emitter {
     const opening = this.#opening.begin(limit, late);
     if (this.state !== "reconnecting") {
       this.#setState("connecting");
-      this.#network.listen();
+      this.#platform.listen();
       this.#line.begin();
     }
     return opening;
@@ -217,7 +215,7 @@ export class Session extends Emitter {
   onEnd() {}
 
   #hello() {
-    const { features = [], replaces, room, data } = this.#options;
+    const { features = [], replaces = this.#platform.left, room, data } = this.#options;
     const successor = replaces && room ? { replaces, room, data } : {};
     const entry = this.#resume ? { resume: { ...this.#resume, last_seq: this.#inbox.last } } : successor;
     this.#inbox.acknowledge();
@@ -381,7 +379,7 @@ export class Session extends Emitter {
     this.onEnd();
     this.welcome = null;
     this.transport = null;
-    this.#network.stop();
+    this.#platform.stop();
     this.#receipts.clear();
     const isOpening = this.#opening.fail(error ?? unavailable("closed"));
     if (error && !isOpening) this.emit("error", error);

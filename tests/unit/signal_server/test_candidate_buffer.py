@@ -467,6 +467,27 @@ class TestLimits:
         bench.describe(1, "0:b")
         assert bench.admit("1@c/0") == [None]
 
+    def test_early_generations_without_bundle(self) -> None:
+        """Each m-section of a description has a ufrag of its own."""
+        bench = Bench(open_generations=2)
+        generations = [[f"1@{name}{mid}/{mid}" for mid in range(3)] for name in "ab"]
+        for words in generations:
+            assert bench.admit(*words) == [None] * 3
+        assert bench.admit("1@c0/0", "1@d/3", "1@e/3", "1@f/3") == [FULL, None, None, FULL]
+        assert bench.describe(1, "0:a0", "1:a1", "2:a2") == generations[0]
+
+    def test_early_generations_have_so_many_sections(self) -> None:
+        bench = Bench(open_generations=1)
+        words = [f"1@u{mid}/{mid}" for mid in range(17)]
+        assert bench.admit(*words) == [None] * 16 + [FULL]
+
+    def test_bytes_of_early_generations(self) -> None:
+        bench = Bench(open_generations=2, held_bytes_per_generation=250)
+        words = [f"{n}@{name}{mid}/{mid}" for n in (1, 2) for mid in (0, 1, 2) for name in "ab"]
+        verdicts = bench.admit(*words)
+        assert verdicts == [None] * 4 + [FULL] * 8
+        assert bench.tally.held_bytes <= 2 * 250
+
     def test_a_refused_one_opens_no_generation(self) -> None:
         bench = Bench(open_generations=1, held_bytes_per_node=1)
         assert bench.admit("1@a/0", "1@b/0") == [FULL, FULL]

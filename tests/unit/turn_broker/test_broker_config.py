@@ -104,7 +104,7 @@ def test_environment_alone() -> None:
     )
 
     assert accounts_of(settings.accounts).key(SK1) is not None
-    assert broker_of(settings.turn).ring.active == S1
+    assert ring_of(settings.turn).active == S1
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_the_relay_can_hand_in_its_own_node(path: Path) -> None:
     settings = load(path, {})
     nodes = nodes_of(settings.turn)
 
-    assert broker_of(TurnSettings(secret=S1), nodes).policy == policy_of(TurnSettings())
+    assert node_list_of(TurnSettings(secret=S1), nodes).nodes == tuple(nodes)
 
 
 def test_secrets_do_not_show(path: Path) -> None:

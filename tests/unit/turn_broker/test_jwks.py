@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -129,6 +130,18 @@ async def test_an_unknown_key_has_the_set_read_at_most_once_a_minute() -> None:
     world.now = 700
     await world.sets.read_due()
     assert world.asked == 3
+
+
+async def test_an_unknown_key_wakes_the_reader() -> None:
+    world = World()
+    async with world.sets:
+        world.answer = httpx.Response(200, content=document(jwk(EC_KEY, "two")))
+        world.now = 61
+        async with asyncio.timeout(5):
+            while code_of(world.verify("two")) == "unavailable":  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    assert (world.asked, code_of(world.verify("two"))) == (2, "good")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,7 @@
+/**
+ * Tests of a network before a call, against a deployment of Parley. Types and documentation in
+ * parley-probes.d.ts. Plain ES modules, no dependency.
+ * @module
+ */
+
+export { ProbeClient } from "./probe-client.js";

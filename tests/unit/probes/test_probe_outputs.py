@@ -1,0 +1,189 @@
+"""What the command line and Prometheus see of results, and how fast a quality check sends."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from xml.etree.ElementTree import fromstring
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probes.blackbox import DEFAULT_TIMEOUT_S, exposition, timeout_of
+from probes.checks.outcome import reason_of, target_of
+from probes.messages import ProbeLimits, ProbeSession
+from probes.pacing import CEILING_BPS, FLOOR_BPS, next_rate
+from probes.reasons import Reason, State
+from probes.runner import Kind, Plan, Run, offers_of
+from probes.table import as_json, junit, table, title
+from probes.verdict import CheckResult, verdict_of
+
+RESULTS = [
+    CheckResult(name="api", state=State.PASSED, target="a:443", detail="answers", duration_ms=12),
+    CheckResult(
+        name="turn",
+        state=State.FAILED,
+        reason=Reason.UNREACHABLE,
+        transport="udp",
+        target="t:3478",
+        detail="nothing answers",
+    ),
+    CheckResult(
+        name="turn",
+        state=State.WARNING,
+        reason=Reason.PACKET_LOSS,
+        transport="tcp",
+        target="t:3478",
+        detail="40 of 50",
+        figures={"round_trip_ms": 62.0, "loss_ratio": 0.2},
+    ),
+    CheckResult(
+        name="turn",
+        state=State.SKIPPED,
+        reason=Reason.NOT_OFFERED,
+        transport="tls",
+        detail="not offered",
+    ),
+    CheckResult(name="ws", state=State.PASSED, region="eu", target="a:443"),
+]
+
+
+def test_the_table_names_what_to_ask_for() -> None:
+    text = table(RESULTS, verdict_of(RESULTS))
+    assert "XX  turn udp  t:3478  failed   unreachable" in text
+    assert "This network blocks UDP" in text
+    assert text.endswith("Ask for: UDP to t:3478")
+    assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+def test_json_has_every_result() -> None:
+    verdict = verdict_of(RESULTS)
+    report = as_json(RESULTS, verdict, base_url="https://a", duration_s=1.234)
+    assert (report["result"], report["duration_s"], len(report["checks"])) == ("warning", 1.23, 5)
+    assert report["checks"][1]["reason"] == "unreachable"
+
+
+def test_junit_counts_failures_and_skips() -> None:
+    aborted = CheckResult(name="quality-audio", state=State.ABORTED, reason=Reason.ABORTED)
+    suite = fromstring(junit([*RESULTS, aborted], 2.5)).find("testsuite")
+    assert suite is not None
+    found = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped", "time")}
+    assert found == {
+        "tests": "6", "failures": "1", "errors": "1", "skipped": "1", "time": "2.500",
+    }  # fmt: skip
+    failure = suite.find("testcase/failure")
+    assert failure is not None
+    assert failure.get("type") == "unreachable"
+    assert [case.get("name") for case in suite][1] == "turn udp t:3478"
+
+
+def test_titles() -> None:
+    assert [title(result) for result in RESULTS] == [
+        "api",
+        "turn udp",
+        "turn tcp",
+        "turn tls",
+        "ws eu",
+    ]
+
+
+def test_prometheus_sees_results_reasons_and_figures() -> None:
+    run = Run(Plan(kind=Kind.ALL, base_url="https://a"), lambda _: None)
+    run.results = {(str(place), ""): result for place, result in enumerate(RESULTS)}
+    run.duration_s = 1.5
+    page = exposition(run, 9.5, None).decode()
+    assert "probe_success 1.0" in page
+    assert "probe_duration_seconds 1.5" in page
+    assert "probe_timeout_seconds 9.5" in page
+    assert "probe_last_success" not in page
+    line = (
+        'probe_result{check="turn",reason="unreachable",region="",result="failed",transport="udp"}'
+    )
+    assert f"{line} 1.0" in page
+    assert 'probe_relay_rtt_seconds{transport="tcp"} 0.062' in page
+    assert 'probe_loss_ratio{check="turn",region="",transport="tcp"} 0.2' in page
+    assert "probe_last_success_timestamp_seconds 7.0" in exposition(run, 1, 7.0).decode()
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        *((text, DEFAULT_TIMEOUT_S) for text in (None, "", "nan", "inf", "x", "9999")),
+        ("10", 9.5),
+        ("0.2", 0.5),
+        ("-5", 0.5),
+    ],
+)
+def test_the_time_that_prometheus_allows(header: str | None, seconds: float) -> None:
+    assert timeout_of(header) == seconds
+
+
+@given(st.floats(0, 1e8), st.floats(0, 1), st.floats(0, 1e8))
+def test_pacing_stays_in_its_bounds(rate: float, loss: float, received: float) -> None:
+    assert FLOOR_BPS <= next_rate(rate, loss, received) <= CEILING_BPS
+
+
+def test_pacing_finds_a_thin_link() -> None:
+    link, rate = 300_000.0, 600_000.0
+    history = []
+    for _ in range(20):
+        loss = max(0.0, 1 - link / rate)
+        history.append(min(rate, link))
+        rate = next_rate(rate, loss, min(rate, link))
+    assert min(history[5:]) > 0.6 * link
+    assert sum(history[-8:]) / 8 > 0.75 * link
+
+
+def chained(outer: BaseException, inner: BaseException) -> BaseException:
+    outer.__cause__ = inner
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(), Reason.UNREACHABLE),
+        (ConnectionRefusedError(), Reason.CONNECTION_REFUSED),
+        (chained(OSError("x"), socket.gaierror(-2, "x")), Reason.DNS),
+        (chained(OSError("x"), ssl.SSLCertVerificationError("x")), Reason.TLS_CERTIFICATE),
+        (OSError("All connection attempts failed"), Reason.CONNECTION_REFUSED),
+    ],
+)
+def test_reasons_of_exceptions(error: BaseException, reason: Reason) -> None:
+    assert reason_of(error) is reason
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("https://a", "a:443"),
+        ("http://a:81/x", "a:81"),
+        ("wss://[::1]/x", "[::1]:443"),
+        ("ws://a", "a:80"),
+    ],
+)
+def test_targets(url: str, target: str) -> None:
+    assert target_of(url) == target
+
+
+def test_offers_are_the_relays_of_one_transport() -> None:
+    turn = {
+        "urls": ["turn:a:3478?transport=udp", "stun:a:3478"],
+        "username": "u",
+        "credential": "c",
+    }
+    session = ProbeSession(
+        token="",
+        expires_at=0,
+        now=0,
+        ice_servers={"udp": [turn, {"urls": "stun:a:3478"}], "tcp": []},
+        regions=[],
+        region="",
+        node="",
+        limits=ProbeLimits(ttl_s=1, peers=0, peer_s=1, reports=0, report_bytes=0),
+    )
+    assert [(str(uri), one.username) for uri, one in offers_of(session, "udp")] == [
+        ("turn:a:3478?transport=udp", "u")
+    ]
+    assert offers_of(session, "tls") == []
