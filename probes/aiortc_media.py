@@ -8,18 +8,24 @@ server of this deployment decodes nothing. It does not know sessions or bounds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 import av
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, rtcrtpreceiver
+from aiortc.codecs import CODECS, HEADER_EXTENSIONS
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcrtpparameters import RTCRtcpFeedback, RTCRtpHeaderExtensionParameters
 
 from probes.messages import TrackFigures
+from probes.transport_feedback import EXTENSION_URI, ArrivalLog
 
 _MAX_WAITING = 64
 """Frames of a track that its sender has not taken yet; what comes on top is dropped."""
+_TRANSPORT_CC = RTCRtcpFeedback(type="transport-cc")
+_TRANSPORT_SEQUENCE = RTCRtpHeaderExtensionParameters(id=5, uri=EXTENSION_URI)
 
 
 class _PassOn:
@@ -36,8 +42,17 @@ class _PassOn:
 
 
 def install() -> None:
-    """Let every receiver of this process hand on encoded frames; repeating it changes nothing."""
+    """Let every receiver of this process hand on encoded frames; repeating it changes nothing.
+
+    Video is negotiated with transport-wide feedback, which `receive` then gives.
+    """
     rtcrtpreceiver.get_decoder = lambda codec: _PassOn(codec.clockRate)
+    if _TRANSPORT_SEQUENCE in HEADER_EXTENSIONS["video"]:
+        return
+    HEADER_EXTENSIONS["video"].append(_TRANSPORT_SEQUENCE)
+    for codec in CODECS["video"]:
+        if codec.rtcpFeedback:
+            codec.rtcpFeedback.append(_TRANSPORT_CC)
 
 
 @dataclass(slots=True)
@@ -94,6 +109,8 @@ def receive(pc: RTCPeerConnection, track: MediaStreamTrack, *, echo: bool) -> Re
     """
     transceiver = next(one for one in pc.getTransceivers() if one.receiver.track is track)
     received = Received(transceiver.receiver, track.kind)
+    if track.kind == "video":
+        _report_arrivals(transceiver.receiver)
     back = None
     if echo:
         back = EchoTrack(track.kind)
@@ -127,3 +144,27 @@ def _pass_picture_loss_on(sender: RTCRtpSender, receiver: RTCRtpReceiver) -> Non
             loop.create_task(receiver._send_rtcp_pli(source.source))  # noqa: RUF006, SLF001
 
     sender._send_keyframe = ask  # noqa: SLF001
+
+
+def _report_arrivals(receiver: RTCRtpReceiver) -> None:
+    """Transport-wide feedback to a sender that numbers its packets; REMB to any other.
+
+    aiortc has no such feedback, and no public way to see a packet.
+    """
+    loop = asyncio.get_running_loop()
+    log = ArrivalLog()
+    handle = receiver._handle_rtp_packet  # noqa: SLF001
+
+    async def reported(packet: Any, arrival_time_ms: int) -> None:
+        sequence = packet.extensions.transport_sequence_number
+        if sequence is not None:
+            receiver._RTCRtpReceiver__remote_bitrate_estimator = None  # noqa: SLF001
+            now = loop.time()
+            log.add(sequence, now)
+            if log.is_due(now):
+                feedback = log.feedback(1, packet.ssrc, now)
+                with contextlib.suppress(ConnectionError):
+                    await receiver.transport._send_rtp(feedback)  # noqa: SLF001
+        await handle(packet, arrival_time_ms=arrival_time_ms)
+
+    receiver._handle_rtp_packet = reported  # noqa: SLF001

@@ -195,7 +195,8 @@ class Node:
         if owner is None:
             return None
         asker = Asker(owner, identity, _TURN)
-        grant = self.turn.issuer.issue(asker, Wishes(ttl=ttl, region=region), "signaling")
+        wishes = Wishes(ttl=ttl, region=region)
+        grant = self.turn.issuer.issue(asker, wishes, "signaling", is_limited=False)
         if isinstance(grant, IssueRefusal):
             self.turn.issuer.count_refusal(grant)
             return None
@@ -217,7 +218,7 @@ class Node:
         }
         routes: list[BaseRoute] = [
             *operations.routes(
-                lambda: not self.dispatcher.is_draining,
+                lambda: self.turn.is_ready and not self.dispatcher.is_draining,
                 lambda: metrics.render(registry),
                 metrics.CONTENT_TYPE,
                 documents,

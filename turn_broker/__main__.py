@@ -66,6 +66,10 @@ def app_of(settings: BrokerSettings) -> Starlette:
     async def alive(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
+    async def ready(_: Request) -> Response:
+        is_ready = service.is_ready
+        return JSONResponse({"status": "ok" if is_ready else "waiting"}, 200 if is_ready else 503)
+
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -76,7 +80,7 @@ def app_of(settings: BrokerSettings) -> Starlette:
         routes=[
             *service.routes(),
             Route("/healthz", alive),
-            Route("/readyz", alive),
+            Route("/readyz", ready),
             Route("/metrics", metrics),
             Route("/openapi.json", openapi),
         ],

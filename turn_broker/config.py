@@ -136,7 +136,7 @@ class BackplaneSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fi
     """`[backplane]`: where the nodes of a deployment meet."""
 
     url: str = ""
-    """`redis://`, `rediss://`, `redis+sentinel://` or `redis+cluster://`; empty: this node alone."""
+    """`redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`; empty: this node alone."""
 
 
 class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """What the control endpoints take and answer, and their OpenAPI paths.
 
-Pure. No answer has a secret in it. It does not know who may ask.
+No answer has a secret in it. It does not know who may ask.
 """
 
 from __future__ import annotations

@@ -148,10 +148,22 @@ class Issuer:
     # What it gets
 
     def issue(
-        self, asker: Asker, wishes: Wishes, dialect: str, address: str = ""
+        self,
+        asker: Asker,
+        wishes: Wishes,
+        dialect: str,
+        address: str = "",
+        *,
+        is_limited: bool = True,
     ) -> Grant | IssueRefusal:
-        """A credential for `asker`, recorded and counted; `address` is the client's, if known."""
-        refusal = self._inadmissible(asker, wishes, address)
+        """A credential for `asker`, recorded and counted; `address` is the client's, if known.
+
+        `is_limited` is False for callers with rates of their own: after a restart all clients of a
+        node come back at once, and each needs its credential.
+        """
+        refusal = self._inadmissible(asker, wishes)
+        if refusal is None and is_limited:
+            refusal = self._hasty(asker, address)
         if refusal is not None:
             return refusal
         bounded = self._bounded(asker, wishes)
@@ -169,7 +181,7 @@ class Issuer:
     def count_refusal(self, refusal: IssueRefusal) -> None:
         self.counters.refused[refusal.code] += 1
 
-    def _inadmissible(self, asker: Asker, wishes: Wishes, address: str) -> IssueRefusal | None:
+    def _inadmissible(self, asker: Asker, wishes: Wishes) -> IssueRefusal | None:
         account, limits = asker.account, asker.account.limits
         if asker.grants is not None and not asker.grants.turn:
             return IssueRefusal("forbidden", "the access token has no turn grant")
@@ -180,10 +192,13 @@ class Issuer:
         if self._usage is not None and self._usage.is_used_up(account):
             message = "the account has used up its bytes"
             return IssueRefusal("limit_exceeded", message, QUOTA_RETRY_S)
-        wait_s = self._wait(asker, address)
-        if wait_s is not None:
-            return IssueRefusal("rate_limited", "too many credentials were asked for", wait_s)
         return None
+
+    def _hasty(self, asker: Asker, address: str) -> IssueRefusal | None:
+        wait_s = self._wait(asker, address)
+        if wait_s is None:
+            return None
+        return IssueRefusal("rate_limited", "too many credentials were asked for", wait_s)
 
     def _wait(self, asker: Asker, address: str) -> float | None:
         now, sid = self._monotonic(), asker.account.sid

@@ -125,6 +125,11 @@ class BrokerService:
     def counters(self) -> Counters:
         return self.issuer.counters
 
+    @property
+    def is_ready(self) -> bool:
+        """False until the backplane, if there is one, has told the realm's secrets."""
+        return self._is_alone or self.rotation.is_known
+
     def routes(self) -> list[Route]:
         """Every dialect, and the control endpoints."""
         return [*routes(self.issuer, address_of=self._address_of), *self._control.routes()]

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import Literal
 
 import click
 from click.core import ParameterSource
@@ -20,6 +21,7 @@ from signal_server import app, clock, logs
 from signal_server.cli import keys as key_material
 from signal_server.cli.run import run
 from signal_server.config import CorsSettings, NodeSettings, ServerSettings, Settings
+from signal_server.core.rules import NegotiationRules
 from signal_server.wire.limits import Limits
 from signal_server.wire.rates import RateLimits, unhurried
 from turn_broker.config import AccountSettings, ApiKeySettings, SettingsError, TurnSettings
@@ -57,6 +59,14 @@ _PORTS_TRIED = 50
     type=click.FloatRange(0.1, 3600),
     help="Seconds that a session waits for its client to come back.",
 )
+@click.option(
+    "--glare",
+    type=click.Choice(["passthrough", "arbitrate"]),
+    default="passthrough",
+    show_default=True,
+    envvar="PARLEY_NEGOTIATION_GLARE",
+    help="Who decides when both peers offer: they themselves, or the server.",
+)
 @click.option("--no-rate-limits", is_flag=True, help="For load tests.")
 @click.option("--region", default="local", show_default=True)
 @click.option("--node", "node_name", default="dev", show_default=True)
@@ -78,6 +88,7 @@ def dev(  # noqa: PLR0913 - one parameter per option
     turn_secret: str | None,
     turn_min_ttl: int,
     resume_window: float,
+    glare: Literal["passthrough", "arbitrate"],
     no_rate_limits: bool,
     region: str,
     node_name: str,
@@ -102,6 +113,7 @@ def dev(  # noqa: PLR0913 - one parameter per option
             issue=IssueLimits(anonymous_per_s=100, anonymous_burst=1000, anonymous_ttl_s=300),
         ),
         limits=Limits(resume_window_s=resume_window),
+        negotiation=NegotiationRules(glare=glare),
         rates=unhurried() if no_rate_limits else RateLimits(),
         # Everybody here comes from one address: one wrong script must not lock the others out.
         guesses=GuessLimits(

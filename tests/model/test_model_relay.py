@@ -190,11 +190,13 @@ class Link:
     def bind(self, items: list[Item]) -> None:
         """One without ufrag belongs for good to the first description of its section."""
         for item in items:
-            owner = self.owner(item)
-            if owner and (item.mid is None or self.since((item.mid, owner)) is not None):
+            owner, latest = self.owner(item), self.latest()
+            if item.bound or latest is None or not owner:
+                continue
+            if item.mid is None or self.since((item.mid, owner)) is not None:
                 item.bound = owner
                 if not item.line and item.ufrag is None:
-                    item.ufrags |= {owner}
+                    item.ufrags |= {owner} if item.mid is not None else latest.ufrags
 
     def open_gates(self, now: float) -> int:
         """Highest negotiation that the receiver is taken to have applied."""

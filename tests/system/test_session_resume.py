@@ -80,6 +80,22 @@ async def test_session_resumes_with_what_it_missed(parley: Parley, room: str) ->
     await bye(one, again)
 
 
+@pytest.mark.parametrize("code", [1001, 3000, 4001])
+async def test_session_waits_for_a_client_that_only_closes(
+    parley: Parley, room: str, code: int
+) -> None:
+    """1001 is what browsers say for a page that goes, also when it is reloaded."""
+    one, other = await pair(parley, room)
+    await other.socket.close(code)
+    await one.until("peer_updated", peer=other.peer, connected=False)
+    again = await other.resume(parley.ws_url)
+    assert again.greeting["type"] == "resumed"
+    await one.until("peer_updated", peer=other.peer, connected=True)
+    await again.socket.close(1000)
+    assert (await one.until("peer_left", peer=other.peer))["reason"] == "left"
+    await bye(one)
+
+
 async def test_session_expires_with_its_window(parley: Parley, room: str) -> None:
     one, other = await pair(parley, room)
     other.kill()

@@ -87,6 +87,8 @@ class RedisFleet:
     async def start(self) -> None:
         """Begin to write tokens and to follow revocations; Redis need not be there yet."""
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._listen())]
+        for task in self._tasks:
+            task.add_done_callback(_log_end)
 
     async def close(self) -> None:
         """Write what waits, if Redis takes it in `FLUSH_S`, and end every `orders`."""
@@ -206,7 +208,7 @@ class RedisFleet:
                 self._hear(entry.fields)
 
     def _hear(self, fields: dict[bytes, bytes]) -> None:
-        waiting = self._waiting.get(fields[b"ticket"].decode())
+        waiting = self._waiting.get(fields.get(b"ticket", b"").decode())
         if waiting is None:
             return
         answers, bell = waiting
@@ -351,6 +353,11 @@ class RedisFleet:
     async def _script(self, text: str, keys: list[str], arguments: list[Any]) -> Any:
         names = [self._key(key) for key in keys]
         return await call(self._redis.eval(text, len(names), *names, *arguments))
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("a task of the fleet failed", exc_info=task.exception())
 
 
 def _order_of(entry: Entry) -> Revoke | Drain | None:

@@ -25,6 +25,7 @@ import { ProbeError, settled } from "./settle.js";
  * @property {string} [token]
  * @property {AbortSignal} [signal]
  * @property {number} [timeoutMs]
+ * @property {boolean} [keepalive] goes out although the page is being left
  */
 
 const ANSWER_MS = 8_000;
@@ -115,7 +116,7 @@ export class ProbeApi {
   /** Ends a server peer; null when that does not get through. @param {string} id */
   endPeer(id) {
     const path = `/v1/probes/peers/${encodeURIComponent(id)}`;
-    return this.call("DELETE", path, { token: this.#session?.token }).catch(() => null);
+    return this.call("DELETE", path, { token: this.#session?.token, timeoutMs: 2_000, keepalive: true }).catch(() => null);
   }
 
   /**
@@ -125,7 +126,7 @@ export class ProbeApi {
    * @param {string} [baseUrl] of another region
    * @returns {Promise<any>} the decoded answer; null for an empty one. Rejects with ProbeError
    */
-  call(method, path, { body, token, signal = NEVER, timeoutMs = ANSWER_MS } = {}, baseUrl = this.baseUrl) {
+  call(method, path, { body, token, signal = NEVER, timeoutMs = ANSWER_MS, keepalive } = {}, baseUrl = this.baseUrl) {
     return settled(signal, ({ resolve, reject, after, release }) => {
       if (!this.#fetch) {
         reject(new ProbeError("unsupported", "there is no fetch here"));
@@ -138,8 +139,9 @@ export class ProbeApi {
         ...(token ? { Authorization: `Bearer ${token}` } : {}),
         ...(body === undefined ? {} : { "Content-Type": "application/json" }),
       };
-      const request = { method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal: underway.signal };
-      this.#fetch(`${baseUrl}${path}`, request).then(decoded).then(resolve, (error) => {
+      const text = body === undefined ? undefined : JSON.stringify(body);
+      const request = { method, headers, body: text, signal: underway.signal, keepalive };
+      this.#fetch(`${baseUrl}${path}`, request).then(decoded).then(resolve, (/** @type {unknown} */ error) => {
         reject(error instanceof ProbeError ? error : new ProbeError("unreachable", "the server cannot be reached"));
       });
     });

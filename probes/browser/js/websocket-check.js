@@ -62,7 +62,7 @@ async function checkAll(wish, known, unknown) {
   const found = await Promise.all(
     known.map(async (region, index) => {
       change(index, { state: "running" });
-      const result = await checkRegion(wish, region);
+      const result = await checkRegion(region, { ...wish, signal: wish.run.signal });
       change(index, result);
       return result;
     }),
@@ -79,15 +79,19 @@ function waiting({ id, ws_url }) {
   };
 }
 
-/** @param {Wish} wish @param {Region} region @returns {Promise<RegionResult>} never rejects */
-async function checkRegion({ api, Socket, run }, region) {
+/**
+ * @param {Region} region
+ * @param {{api: import("./probe-api.js").ProbeApi, Socket: typeof WebSocket, signal: AbortSignal}} tools
+ * @returns {Promise<RegionResult>} never rejects
+ */
+export async function checkRegion(region, { api, Socket, signal }) {
   const began = performance.now();
   const result = waiting(region);
   const talk = { opened: 0, greeted: false, node: "", trips: /** @type {number[]} */ ([]) };
   /** @type {import("./settle.js").Reason} */
-  let reason = await converse(Socket, region, talk, run.signal).then(() => "", (error) => probeError(error).reason);
-  if (reason === "server_gone") reason = await explained(api, region, talk, run.signal);
-  if (run.signal.aborted && reason) reason = run.signal.reason.reason;
+  let reason = await converse(Socket, region, talk, signal).then(() => "", (error) => probeError(error).reason);
+  if (reason === "server_gone") reason = await explained(api, region, talk, signal);
+  if (signal.aborted && reason) reason = probeError(signal.reason).reason;
   const trips = talk.trips.sort((a, b) => a - b);
   return {
     ...result,

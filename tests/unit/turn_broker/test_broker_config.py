@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from turn_broker.config import BrokerSettings, SettingsError, TurnSettings, convert, load
-from turn_broker.parts import accounts_of, broker_of, nodes_of, policy_of, ring_of
+from turn_broker.parts import accounts_of, broker_of, node_list_of, nodes_of, ring_of
 
 AC1, SK1 = "AC" + "1" * 32, "SK" + "1" * 32
 S1, S2, S3, S4 = (f"{n}-0123456789abcdef0123456789abcdef" for n in "1234")
