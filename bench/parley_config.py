@@ -14,7 +14,7 @@ import msgspec
 
 from signal_server.cli.keys import generate
 from signal_server.config import Settings
-from turn_broker.access_token import AccessTokens
+from turn_broker.accounts.access_token import AccessTokens
 from turn_broker.config import AccountSettings, ApiKeySettings
 from turn_broker.parts import accounts_of
 

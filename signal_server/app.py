@@ -45,14 +45,14 @@ from signal_server.edge.webhooks import Webhooks
 from signal_server.probing import probes_of
 from signal_server.wire.codec import Refusal
 from signal_server.wire.codes import CloseCode, ErrorCode
-from turn_broker.access_token import Grants, TokenRefusal
-from turn_broker.accounts import Account
+from turn_broker.accounts.access_token import Grants, TokenRefusal
+from turn_broker.accounts.table import Account
 from turn_broker.broker import Grant, Wishes
 from turn_broker.config import SettingsError
 from turn_broker.fleet.turn_control import TurnControl
 from turn_broker.guesses import Guesses
 from turn_broker.issuer import Asker, IssueRefusal
-from turn_broker.nodes import TurnNode
+from turn_broker.nodes.health import TurnNode
 from turn_broker.openapi import openapi_components, openapi_paths
 from turn_broker.parts import accounts_of, store_of
 from turn_broker.problem import framework_problem

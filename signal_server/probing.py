@@ -15,8 +15,8 @@ from probes.messages import TRANSPORTS, Transport
 from probes.service import Probes
 from signal_server import clock
 from signal_server.config import Settings
-from turn_broker.access_token import Grants, TokenRefusal
-from turn_broker.accounts import Account
+from turn_broker.accounts.access_token import Grants, TokenRefusal
+from turn_broker.accounts.table import Account
 from turn_broker.addresses import address_key
 from turn_broker.broker import Wishes
 from turn_broker.config import SettingsError

@@ -94,9 +94,11 @@ def start_parley(*args: str) -> Iterator[Parley]:
             ready: dict[str, Any] = json.loads(_first_line(process, log_file))
             names = Parley.__dataclass_fields__
             fields = {name: ready[name] for name in ready if name in names}
-            yield Parley(**fields, log_file=log_file, process=process)
-            process.terminate()
-            assert process.wait(_EXIT_S) == 0, log_file.read_text()[-4000:]
+            parley = Parley(**fields, log_file=log_file, process=process)
+            yield parley
+            if not parley.is_killed:
+                process.terminate()
+                assert process.wait(_EXIT_S) == 0, log_file.read_text()[-4000:]
         finally:
             _stop(process)
 

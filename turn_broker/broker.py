@@ -24,7 +24,7 @@ from msgspec import Struct
 from turn_broker.credentials import mint
 from turn_broker.fleet.messages import Terms, TokenRecord
 from turn_broker.ice_servers import IceServer, Transport
-from turn_broker.nodes import NodeList
+from turn_broker.nodes.health import NodeList
 from turn_broker.policy import Policy
 from turn_broker.secret_ring import SecretRing
 

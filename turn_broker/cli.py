@@ -14,8 +14,8 @@ from typing import Any
 import click
 import msgspec
 
-from turn_broker.access_token import AccessTokens, Grants, TokenRefusal
-from turn_broker.accounts import Account
+from turn_broker.accounts.access_token import AccessTokens, Grants, TokenRefusal
+from turn_broker.accounts.table import Account
 from turn_broker.broker import ENTROPY_BYTES, GrantRefusal, Wishes
 from turn_broker.clock import unix_now
 from turn_broker.config import BrokerSettings, SettingsError, load

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from turn_broker.accounts import (
+from turn_broker.accounts.table import (
     NO_LIMITS,
     AccountLimits,
     Algorithm,
@@ -24,8 +24,8 @@ from turn_broker.accounts import (
 from turn_broker.broker import MAX_REGION_CHARS
 from turn_broker.coturn.settings import CoturnSettings
 from turn_broker.issue_limits import IssueLimits
-from turn_broker.prober import ProberSettings
-from turn_broker.regions import RegionSettings
+from turn_broker.nodes.prober import ProberSettings
+from turn_broker.nodes.regions import RegionSettings
 
 MIN_SECRET_CHARS = 32
 _EXAMPLE_WORDS = ("changeme", "change-me", "change_me", "example", "secret-here", "your-secret")

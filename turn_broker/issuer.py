@@ -14,8 +14,8 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from turn_broker.access_token import Claims, Grants, TokenRefusal
-from turn_broker.accounts import Account, Accounts
+from turn_broker.accounts.access_token import Claims, Grants, TokenRefusal
+from turn_broker.accounts.table import Account, Accounts
 from turn_broker.addresses import address_key
 from turn_broker.authorization import Basic, Bearer, parse_authorization
 from turn_broker.broker import ENTROPY_BYTES, Broker, Grant, GrantRefusal, Wishes
@@ -24,10 +24,10 @@ from turn_broker.counters import Counters
 from turn_broker.credentials import parse_username
 from turn_broker.fleet.contract import Fleet, FleetUnavailable
 from turn_broker.fleet.messages import Cut, Revocation, Terms
+from turn_broker.fleet.usage_watch import UsageWatch
 from turn_broker.guesses import Guesses, GuessLimits
 from turn_broker.issue_limits import IssueLimiter, IssueLimits
 from turn_broker.problem import ProblemCode
-from turn_broker.usage_watch import UsageWatch
 
 QUOTA_RETRY_S = 3600.0
 """What a client is told that has used up its bytes: an operator has to act."""

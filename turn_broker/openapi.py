@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from turn_broker.control_answers import CONTROL_TYPES, control_paths
 from turn_broker.dialects.aws_kvs import AwsError, AwsIceServers, GetIceServerConfig
 from turn_broker.dialects.cloudflare import (
     CloudflareError,
@@ -20,6 +19,7 @@ from turn_broker.dialects.cloudflare import (
 from turn_broker.dialects.matrix import MatrixError, MatrixTurnServer
 from turn_broker.dialects.turn_rest import TurnRestAnswer
 from turn_broker.dialects.twilio import TwilioError, TwilioToken
+from turn_broker.fleet.control_answers import CONTROL_TYPES, control_paths
 from turn_broker.http import IceServersAnswer, IceServersRequest
 from turn_broker.problem import MEDIA_TYPE, Problem
 

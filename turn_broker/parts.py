@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from turn_broker.access_token import AccessTokens
-from turn_broker.account_store import AccountStore, StoreError
-from turn_broker.accounts import Account, Accounts, ApiKey
+from turn_broker.accounts.access_token import AccessTokens
+from turn_broker.accounts.store import AccountStore, StoreError
+from turn_broker.accounts.table import Account, Accounts, ApiKey
 from turn_broker.broker import Broker
 from turn_broker.config import AccountSettings, SettingsError, TurnSettings, check_secret
-from turn_broker.geoip import open_geoip
 from turn_broker.ice_servers import parse_turn_uri
-from turn_broker.nodes import NodeList, TurnNode
+from turn_broker.nodes.geoip import open_geoip
+from turn_broker.nodes.health import NodeList, TurnNode
+from turn_broker.nodes.regions import Regions
 from turn_broker.policy import Policy
-from turn_broker.regions import Regions
 from turn_broker.sealing import Seal
 from turn_broker.secret_ring import RetiringSecret, SecretRing
 

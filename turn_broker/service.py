@@ -14,12 +14,13 @@ from pathlib import Path
 from prometheus_client.registry import Collector
 from starlette.routing import Route
 
-from turn_broker.access_token import AccessTokens
-from turn_broker.accounts import Accounts
+from turn_broker.accounts.access_token import AccessTokens
+from turn_broker.accounts.jwks import KeySets
+from turn_broker.accounts.table import Accounts
+from turn_broker.accounts.verified_tokens import VerifiedTokens
 from turn_broker.broker import Broker
 from turn_broker.clock import unix_now
 from turn_broker.config import SettingsError, TurnSettings, check_secret
-from turn_broker.control_http import ControlApi
 from turn_broker.coturn.config_text import console_password_of
 from turn_broker.coturn.control import CoturnControl
 from turn_broker.coturn.settings import CoturnSettings
@@ -27,23 +28,22 @@ from turn_broker.counters import Counters, CountersCollector
 from turn_broker.credentials import TurnCredential
 from turn_broker.dialects.asking import AddressOf, peer_address
 from turn_broker.fleet.agent import NodeAgent, start_agent
+from turn_broker.fleet.control_http import ControlApi
 from turn_broker.fleet.guard import GuardLimits
 from turn_broker.fleet.memory import MemoryFleet
+from turn_broker.fleet.metrics import FleetCollector
 from turn_broker.fleet.redis import RedisFleet
 from turn_broker.fleet.redis_url import connect
+from turn_broker.fleet.rotation import Rotation
 from turn_broker.fleet.turn_control import TurnControl
-from turn_broker.fleet_metrics import FleetCollector
-from turn_broker.fleet_watch import FleetWatch
+from turn_broker.fleet.usage_watch import UsageWatch
+from turn_broker.fleet.watch import FleetWatch
 from turn_broker.guesses import Guesses
 from turn_broker.http import routes
 from turn_broker.issuer import Issuer
-from turn_broker.jwks import KeySets
-from turn_broker.nodes import TurnNode
+from turn_broker.nodes.health import TurnNode
+from turn_broker.nodes.prober import PROBE_ENTROPY_BYTES, Prober, probe_credential
 from turn_broker.parts import node_list_of, policy_of, ring_of
-from turn_broker.prober import PROBE_ENTROPY_BYTES, Prober, probe_credential
-from turn_broker.rotation import Rotation
-from turn_broker.usage_watch import UsageWatch
-from turn_broker.verified_tokens import VerifiedTokens
 
 NEW_SECRET_BYTES = 32
 

@@ -17,9 +17,9 @@ from probes.reasons import Reason, State
 from probes.verdict import CheckResult
 from turn_broker.credentials import TurnCredential
 from turn_broker.ice_servers import TurnUri
-from turn_broker.turn_client import TurnClient
-from turn_broker.turn_dialogue import Allocation, Failure, Received, Step
-from turn_broker.turn_dialogue import Reason as TurnReason
+from turn_broker.turn.client import TurnClient
+from turn_broker.turn.dialogue import Allocation, Failure, Received, Step
+from turn_broker.turn.dialogue import Reason as TurnReason
 
 PACKETS = 50
 EVERY_S = 0.02

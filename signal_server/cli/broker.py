@@ -6,8 +6,8 @@ import click
 
 from turn_broker.cli import create_token, mint, verify, verify_token
 from turn_broker.coturn.cli import agent
-from turn_broker.doctor_cli import doctor
-from turn_broker.rotate_cli import rotate
+from turn_broker.doctor.cli import doctor
+from turn_broker.fleet.rotate_cli import rotate
 
 
 @click.group()

@@ -28,7 +28,7 @@ from turn_broker.config import AccountSettings, ApiKeySettings, SettingsError, T
 from turn_broker.guesses import GuessLimits
 from turn_broker.ice_servers import parse_turn_uri
 from turn_broker.issue_limits import IssueLimits
-from turn_broker.nodes import TurnNode
+from turn_broker.nodes.health import TurnNode
 from turn_broker.relay.control import RelayControl
 from turn_broker.relay.server import Relay, RelaySettings
 

@@ -16,7 +16,7 @@ _COMMANDS = {
     "config": "signal_server.cli.settings:config",
     "keys": "signal_server.cli.keys:keys",
     "token": "signal_server.cli.broker:token",
-    "accounts": "turn_broker.accounts_cli:accounts",
+    "accounts": "turn_broker.accounts.cli:accounts",
     "turn": "signal_server.cli.broker:turn",
     "probe": "probes.cli:probe",
     "version": "signal_server.cli.main:show_version",

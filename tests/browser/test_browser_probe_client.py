@@ -77,3 +77,371 @@ def behind(coturn: Coturn, *transports: str, secret: str | None = None) -> Itera
     arguments = [word for url in urls for word in ("--turn-url", url)]
     with start_parley(*arguments, "--turn-secret", secret or coturn.secret) as parley:
         yield parley
+
+
+# All good ---------------------------------------------------------------------------------------
+
+
+def test_dailys_flow_runs_unchanged(page: Page) -> None:
+    found = page.evaluate("""async () => {
+      const call = probes;
+      const events = [];
+      call.on("test-completed", ({ action, test, results }) => events.push([action, test, results.result]));
+      const videoTrack = await camera();
+      const network = await call.testNetworkConnectivity(videoTrack);
+      const sockets = await call.testWebsocketConnectivity();
+      const quality = call.testPeerToPeerCallQuality({ videoTrack, duration: 3 });
+      call.abortTestNetworkConnectivity();
+      call.abortTestWebsocketConnectivity();
+      return { network, sockets, quality: await quality, events, track: videoTrack.readyState };
+    }""")
+    network, sockets, quality = found["network"], found["sockets"], found["quality"]
+    assert (network["result"], network["reason"]) == ("passed", ""), network
+    assert states(network) == {
+        "udp": ("passed", ""),
+        "tcp": ("passed", ""),
+        "tls": ("skipped", "not_offered"),
+    }
+    assert [one["sent"] for one in network["transports"]] == [50, 50, 0]
+    assert network["verdict"]["text"] == "Calls work well from here."
+    assert (sockets["result"], sockets["passedRegions"]) == ("passed", ["local"]), sockets
+    assert (sockets["failedRegions"], sockets["abortedRegions"]) == ([], [])
+    assert sockets["regions"][0]["pongs"] == 3
+    assert (quality["result"], quality["secondsElapsed"] >= 3) == ("good", True), quality
+    assert set(quality["data"]) == {
+        "maxRoundTripTime",
+        "avgRoundTripTime",
+        "avgAvailableOutgoingBitrate",
+        "avgSendBitsPerSecond",
+        "avgRecvPacketLoss",
+        "avgRecvBitsPerSecond",
+    }
+    assert found["events"] == [
+        ["test-completed", "network-connectivity", "passed"],
+        ["test-completed", "websocket-connectivity", "passed"],
+        ["test-completed", "p2p-call-quality", "good"],
+    ]
+    assert found["track"] == "live"
+
+
+def test_a_call_to_the_server_with_a_camera_of_its_own(page: Page) -> None:
+    found = page.evaluate("""async () => {
+      const tracks = [];
+      const mediaDevices = { getUserMedia: async (wish) => {
+        const stream = await navigator.mediaDevices.getUserMedia(wish);
+        tracks.push(...stream.getTracks());
+        return stream;
+      } };
+      const mine = client({ mediaDevices });
+      const seconds = [];
+      const stats = [];
+      const onProgress = async ({ secondsElapsed }) => {
+        seconds.push(secondsElapsed);
+        stats.push(mine.getNetworkStats());
+      };
+      const call = await mine.testCallQuality({ duration: 4, onProgress });
+      const denied = client({ mediaDevices: { getUserMedia: async () => { throw new DOMException("no", "NotAllowedError"); } } });
+      return { call, seconds, stats: await Promise.all(stats), refused: await denied.testCallQuality(),
+               tracks: tracks.map(({ readyState }) => readyState), after: await mine.getNetworkStats() };
+    }""")
+    call = found["call"]
+    assert call["result"] == "good", call
+    assert call["data"]["avgSendPacketLoss"] is not None
+    assert found["seconds"] == [1, 2, 3, 4]
+    assert found["tracks"] == ["ended"]
+    first, *_, last = found["stats"]
+    assert (first["networkState"], first["stats"]) == ("unknown", {})
+    assert (last["networkState"], last["networkStateReasons"]) == ("good", []), last
+    assert last["stats"]["latest"]["videoSendBitsPerSecond"] > 0
+    assert found["after"]["networkState"] == "unknown"
+    assert (found["refused"]["result"], found["refused"]["reason"]) == (
+        "failed",
+        "permission_denied",
+    )
+
+
+def test_one_test_at_a_time_and_one_client_beside_another(page: Page) -> None:
+    found = page.evaluate("""async () => {
+      const videoTrack = await camera();
+      const refusals = [];
+      const refused = (promise) => promise.catch(({ message }) => refusals.push(message));
+      const quality = probes.testPeerToPeerCallQuality({ videoTrack });
+      await refused(probes.testNetworkConnectivity());
+      await refused(probes.testPeerToPeerCallQuality({ videoTrack }));
+      const [other, sockets] = await Promise.all([client().testNetworkConnectivity(), probes.testWebsocketConnectivity()]);
+      probes.stopTestPeerToPeerCallQuality();
+      const stopped = await quality;
+      const early = probes.testPeerToPeerCallQuality({ videoTrack });
+      probes.stopTestPeerToPeerCallQuality();
+      await refused(probes.testNetworkConnectivity({}));
+      await refused(probes.testPeerToPeerCallQuality());
+      videoTrack.stop();
+      await refused(probes.testNetworkConnectivity(videoTrack));
+      return { refusals, results: [other.result, sockets.result, stopped.result], early: await early };
+    }""")
+    busy = "cannot run while testPeerToPeerCallQuality is running"
+    assert found["refusals"] == [
+        f"testNetworkConnectivity {busy}",
+        f"testPeerToPeerCallQuality {busy}",
+        *["Video track error"] * 3,
+    ]
+    assert found["results"] == ["passed", "passed", "good"]
+    assert (found["early"]["result"], found["early"]["data"]) == ("aborted", {})
+
+
+def test_clean_runs_never_fail(page: Page) -> None:
+    found = page.evaluate(
+        """async (runs) => {
+      const one = async (probes) => {
+        const { result, reason, transports, durationMs } = await probes.testNetworkConnectivity();
+        const sockets = await probes.testWebsocketConnectivity();
+        return { found: [result, reason, sockets.result, ...transports.map(({ state }) => state)], durationMs };
+      };
+      const some = async () => {
+        const mine = client();
+        const all = [];
+        for (let number = 0; number < runs / 2; number += 1) all.push(await one(mine));
+        return all;
+      };
+      return (await Promise.all([some(), some()])).flat();
+    }""",
+        CLEAN_RUNS,
+    )
+    assert len(found) == CLEAN_RUNS
+    assert [one["found"] for one in found] == [
+        ["passed", "", "passed", "passed", "passed", "skipped"]
+    ] * CLEAN_RUNS
+    assert max(one["durationMs"] for one in found) < 5000
+
+
+# The relay --------------------------------------------------------------------------------------
+
+
+@pytest.mark.coturn
+def test_coturn_carries_both_transports(context: BrowserContext, parley: Parley) -> None:
+    with start_coturn() as coturn, behind(coturn) as real, page_of(context, real) as page:
+        result = page.evaluate("probes.testNetworkConnectivity()")
+    assert states(result) == {
+        "udp": ("passed", ""),
+        "tcp": ("passed", ""),
+        "tls": ("skipped", "not_offered"),
+    }
+
+
+@pytest.mark.coturn
+def test_a_credential_that_is_wrong_and_one_that_is_old(
+    context: BrowserContext, parley: Parley
+) -> None:
+    with (
+        start_coturn() as coturn,
+        behind(coturn, secret="not-the-secret-of-this-coturn") as real,
+        page_of(context, real) as page,
+    ):
+        wrong = page.evaluate("probes.testNetworkConnectivity()")
+        call = page.evaluate(
+            "camera().then((videoTrack) => probes.testPeerToPeerCallQuality({ videoTrack }))"
+        )
+        username = f"{int(time.time()) - 60}:old"
+        digest = hmac.digest(coturn.secret.encode(), username.encode(), hashlib.sha1)
+        old = page.evaluate(
+            """async (credential) => {
+          const aged = async (...request) => {
+            const body = await (await fetch(...request)).json();
+            for (const server of Object.values(body.ice_servers ?? {}).flat()) Object.assign(server, credential);
+            return new Response(JSON.stringify(body));
+          };
+          return client({ fetch: aged }).testNetworkConnectivity();
+        }""",
+            {"username": username, "credential": base64.b64encode(digest).decode()},
+        )
+    assert (wrong["result"], wrong["reason"]) == ("failed", "credential_rejected")
+    assert [one["code"] for one in wrong["transports"]] == [401, 401, 0]
+    assert wrong["verdict"]["text"] == "The relay does not accept the server's credentials."
+    assert (call["result"], call["reason"]) == ("failed", "credential_rejected")
+    assert call["errorMsg"] == "The relay does not accept the credential."
+    assert (old["result"], old["reason"]) == ("failed", "credential_expired")
+
+
+@pytest.mark.coturn
+def test_tcp_only_and_no_relay_at_all(context: BrowserContext, parley: Parley, page: Page) -> None:
+    """Two clients at once; a closed UDP port answers a browser nothing."""
+    closed = f"turn:127.0.0.1:{free_port()}?transport="
+    with ExitStack() as stack:
+        coturn = stack.enter_context(start_coturn())
+        tcp = f"turn:127.0.0.1:{coturn.port}?transport=tcp"
+        deployments = [
+            stack.enter_context(
+                start_parley("--turn-url", one, "--turn-url", other, "--turn-secret", coturn.secret)
+            ).url
+            for one, other in ((f"{closed}udp", tcp), (f"{closed}udp", f"{closed}tcp"))
+        ]
+        partly, none = page.evaluate(
+            """(urls) => Promise.all(
+              urls.map((baseUrl) => client({ baseUrl }).testNetworkConnectivity()))""",
+            deployments,
+        )
+    assert (partly["result"], partly["reason"]) == ("passed", "")
+    assert states(partly)["udp"] == ("failed", "unreachable")
+    assert states(partly)["tcp"] == ("passed", "")
+    assert "This network blocks UDP" in partly["verdict"]["text"]
+    assert (none["result"], none["reason"]) == ("failed", "unreachable")
+    assert {ask["protocol"] for ask in none["verdict"]["asks"]} == {"UDP", "TCP"}
+
+
+@pytest.mark.coturn
+@needs_own_network
+def test_a_relay_that_cannot_reach_itself_is_told_from_one_that_reaches_nobody(
+    context: BrowserContext, parley: Parley, page: Page
+) -> None:
+    itself = "denied-peer-ip=127.0.0.0-127.255.255.255"
+    with ExitStack() as stack:
+        urls = []
+        for extra in ([itself], [itself, f"denied-peer-ip={HOST_ADDRESS}"]):
+            coturn = stack.enter_context(start_coturn(extra=extra))
+            urls.append(stack.enter_context(behind(coturn)).url)
+        hairpin, denied, aborted = page.evaluate(
+            """async ([hairpin, denied]) => {
+          const aborted = client({ baseUrl: hairpin });
+          const onProgress = phases(null, () => aborted.abortTestNetworkConnectivity(),
+            ({ transports }) => transports.some(({ step, state }) => state === "running" && step === "server"));
+          return Promise.all([
+            client({ baseUrl: hairpin }).testNetworkConnectivity(),
+            client({ baseUrl: denied }).testNetworkConnectivity(),
+            aborted.testNetworkConnectivity(null, { onProgress }),
+          ]);
+        }""",
+            urls,
+        )
+    assert (hairpin["result"], hairpin["reason"]) == ("passed", "hairpin"), hairpin
+    assert states(hairpin)["tcp"] == ("warning", "hairpin")
+    assert {one["via"] for one in hairpin["transports"]} == {"server", None}
+    assert (denied["result"], denied["reason"]) == ("failed", "peer_denied"), denied
+    assert denied["verdict"]["asks"] == []
+    assert aborted["result"] == "aborted"
+
+
+# The end of a test ------------------------------------------------------------------------------
+
+
+def test_abort_at_each_phase(page: Page) -> None:
+    found = page.evaluate("""async () => {
+      const steps = (wanted) => ({ transports }) => transports.some(({ state, step }) => state === "running" && step === wanted);
+      const timed = async (begin) => {
+        let at = 0;
+        const result = await begin(() => (at = performance.now()));
+        return { result: result.result, transports: result.transports, late: performance.now() - at };
+      };
+      const stalled = (url, { signal }) => new Promise((_, reject) => {
+        signal.addEventListener("abort", () => { window.isCanceled = true; reject(signal.reason); });
+      });
+      const session = await timed((mark) => {
+        const mine = client({ fetch: stalled });
+        setTimeout(() => { mark(); mine.abortTestNetworkConnectivity(); }, 50);
+        return mine.testNetworkConnectivity();
+      });
+      const at = (step) => timed((mark) => {
+        const ended = new AbortController();
+        const onProgress = phases(null, () => { mark(); ended.abort(); }, steps(step));
+        return probes.testNetworkConnectivity(null, { signal: ended.signal, onProgress });
+      });
+      const [connecting, packets] = [await at("connecting"), await at("packets")];
+      const before = await probes.testNetworkConnectivity(null, { signal: AbortSignal.abort() });
+      const short = await probes.testNetworkConnectivity(null, { timeoutMs: 300 });
+      const again = await probes.testNetworkConnectivity();
+      return { session, connecting, packets, before, short, again, isCanceled };
+    }""")
+    for phase in ("session", "connecting", "packets"):
+        assert found[phase]["result"] == "aborted", phase
+        assert found[phase]["late"] < 500, phase
+    assert found["isCanceled"]
+    assert {one["state"] for one in found["packets"]["transports"]} == {"aborted", "skipped"}
+    assert (found["before"]["result"], found["before"]["transports"]) == ("aborted", [])
+    assert (found["short"]["result"], found["short"]["reason"]) == ("failed", "timeout")
+    assert found["again"]["result"] == "passed"
+
+
+def test_the_server_is_killed_in_the_middle(
+    context: BrowserContext, parley: Parley, page: Page
+) -> None:
+    with start_parley() as one, start_parley() as other:
+        page.evaluate(
+            """async ([one, other]) => {
+          const videoTrack = await camera();
+          let hasPackets;
+          const packets = new Promise((resolve) => (hasPackets = resolve));
+          const onProgress = phases(null, hasPackets, ({ transports }) => transports.some(({ step }) => step === "packets"));
+          let hasSecond;
+          const second = new Promise((resolve) => (hasSecond = resolve));
+          window.results = Promise.all([
+            client({ baseUrl: one }).testNetworkConnectivity(null, { onProgress }),
+            client({ baseUrl: other }).testPeerToPeerCallQuality({ videoTrack, onProgress: hasSecond }),
+          ]);
+          await packets;
+          window.second = second;
+        }""",
+            [one.url, other.url],
+        )
+        one.kill()
+        page.evaluate("second")
+        other.kill()
+        network, quality = page.evaluate("results")
+    assert (network["result"], network["reason"]) == ("failed", "server_gone"), network
+    assert (quality["result"], quality["reason"]) == ("failed", "server_gone"), quality
+    assert quality["secondsElapsed"] < 10
+
+
+# Regions ----------------------------------------------------------------------------------------
+
+
+def test_regions(context: BrowserContext, parley: Parley, page: Page) -> None:
+    names = ("eu", "us", "ap")
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(start_parley("--region", name)) for name in names]
+        regions = [
+            {
+                "id": name,
+                "ws_url": f"{node.url}/v1/probes/ws".replace("http", "ws", 1),
+                "http_url": node.url,
+            }
+            for name, node in zip(names, nodes, strict=True)
+        ]
+        run = "(regions) => probes.testWebsocketConnectivity({ regions })"
+        good = page.evaluate(run, regions)
+        nodes[2].kill()
+        partly = page.evaluate(run, regions)
+        blocked = {**regions[0], "ws_url": regions[0]["ws_url"].replace("probes/ws", "nothing")}
+        swapped = {**regions[1], "ws_url": regions[0]["ws_url"]}
+        none = page.evaluate(run, [blocked, swapped, regions[2]])
+    assert (good["result"], good["passedRegions"]) == ("passed", list(names)), good
+    assert (partly["result"], partly["failedRegions"]) == ("warning", ["ap"]), partly
+    assert partly["passedRegions"] == ["eu", "us"]
+    assert partly["reason"] == "unreachable"
+    assert none["result"] == "failed"
+    assert {one["id"]: one["reason"] for one in none["regions"]} == {
+        "eu": "upgrade_refused",
+        "us": "wrong_region",
+        "ap": "unreachable",
+    }
+
+
+def test_an_aborted_websocket_test_keeps_what_is_done(page: Page, parley: Parley) -> None:
+    found = page.evaluate(
+        """async (url) => {
+      const [here] = (await (await fetch("/v1/probes/regions")).json()).regions;
+      class Silent extends EventTarget { readyState = 0; close() { this.readyState = 3; window.isClosed = true; } }
+      const Socket = function (url) { return url.includes("silent") ? new Silent() : new WebSocket(url); };
+      const mine = client({ WebSocket: Socket });
+      const onProgress = ({ regions }) => {
+        if (regions.some(({ state }) => state === "passed")) mine.abortTestWebsocketConnectivity();
+      };
+      const silent = { id: "far", ws_url: "ws://silent.invalid/", http_url: "http://silent.invalid" };
+      return [await mine.testWebsocketConnectivity({ regions: [here, silent], onProgress }), window.isClosed,
+              await mine.testWebsocketConnectivity()];
+    }""",
+        parley.url,
+    )
+    aborted, is_closed, again = found
+    assert (aborted["result"], aborted["passedRegions"]) == ("aborted", ["local"])
+    assert (aborted["abortedRegions"], aborted["failedRegions"]) == (["far"], [])
+    assert is_closed
+    assert again["result"] == "passed"

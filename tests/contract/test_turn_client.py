@@ -20,14 +20,14 @@ from turn_client import echo_peer, eventually
 
 from turn_broker.credentials import TurnCredential, mint
 from turn_broker.ice_servers import TurnUri, parse_turn_uri
-from turn_broker.nodes import NodeList, TurnNode
-from turn_broker.prober import Prober, ProberSettings
+from turn_broker.nodes.health import NodeList, TurnNode
+from turn_broker.nodes.prober import Prober, ProberSettings
 from turn_broker.relay.server import Relay, RelaySettings
 from turn_broker.relay.stun import Attribute, Kind, Method, build, error_code, parse
-from turn_broker.relay_proof import prove_relay
-from turn_broker.turn_client import MAX_ATTEMPTS, MAX_KEPT, MAX_PORTS, TurnClient
-from turn_broker.turn_dialogue import Allocation, Failure, Reason, Received, RelayProof, Step
-from turn_broker.turn_wire import MAX_WAITING, Wire, reason_of
+from turn_broker.turn.client import MAX_ATTEMPTS, MAX_KEPT, MAX_PORTS, TurnClient
+from turn_broker.turn.dialogue import Allocation, Failure, Reason, Received, RelayProof, Step
+from turn_broker.turn.proof import prove_relay
+from turn_broker.turn.wire import MAX_WAITING, Wire, reason_of
 
 REALM = "parley.test"
 SECRET = "the-new-secret"
@@ -306,7 +306,7 @@ async def test_successes_without_content() -> None:
 
 
 async def test_payloads_that_arrive_before_an_answer_are_kept_within_bounds() -> None:
-    from turn_broker.turn_dialogue import send_indication
+    from turn_broker.turn.dialogue import send_indication
 
     def flood(request: bytes) -> list[bytes]:
         sent = parse(send_indication((LOOPBACK, 9), b"data", b"123456789012"))

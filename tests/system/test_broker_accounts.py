@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from twilio.base.exceptions import TwilioRestException
 from twilio.rest import Client
 
-from turn_broker.accounts_cli import accounts
+from turn_broker.accounts.cli import accounts
 
 DEADLINE_S = 10.0
 

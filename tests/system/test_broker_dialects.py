@@ -30,8 +30,8 @@ from brokers import (
 from coturn import Coturn, has_coturn, start_coturn
 from twilio.base.exceptions import TwilioRestException
 
-from turn_broker.access_token import AccessTokens
-from turn_broker.accounts import Account, Accounts, ApiKey
+from turn_broker.accounts.access_token import AccessTokens
+from turn_broker.accounts.table import Account, Accounts, ApiKey
 from turn_broker.relay.server import Relay
 from turn_broker.relay.settings import RelaySettings
 

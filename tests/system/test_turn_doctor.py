@@ -22,13 +22,13 @@ from coturn import LOOPBACK, Coturn, close_relay_ports, free_port, has_coturn, s
 from rtc import is_root, isolated_network
 
 from turn_broker.credentials import TurnCredential, mint
-from turn_broker.doctor import diagnose
-from turn_broker.doctor_cli import doctor
-from turn_broker.doctor_report import Finding, Report, Severity
-from turn_broker.doctor_run import Examination, Knowledge
+from turn_broker.doctor.cli import doctor
+from turn_broker.doctor.diagnosis import diagnose
+from turn_broker.doctor.report import Finding, Report, Severity
+from turn_broker.doctor.run import Examination, Knowledge
 from turn_broker.ice_servers import parse_turn_uri
-from turn_broker.turn_client import TurnClient
-from turn_broker.turn_dialogue import Allocation
+from turn_broker.turn.client import TurnClient
+from turn_broker.turn.dialogue import Allocation
 
 pytestmark = [
     pytest.mark.coturn,

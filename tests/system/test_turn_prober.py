@@ -19,8 +19,8 @@ from turn_client import eventually
 
 from turn_broker.credentials import TurnCredential
 from turn_broker.ice_servers import TurnUri, parse_turn_uri
-from turn_broker.nodes import NodeList, TurnNode, UrlHealth, Verdict
-from turn_broker.prober import LATENCY_BOUNDS_MS, Prober, ProberSettings, probe_credential
+from turn_broker.nodes.health import NodeList, TurnNode, UrlHealth, Verdict
+from turn_broker.nodes.prober import LATENCY_BOUNDS_MS, Prober, ProberSettings, probe_credential
 
 pytestmark = [
     pytest.mark.coturn,

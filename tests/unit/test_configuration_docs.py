@@ -14,7 +14,7 @@ from probes.settings import DeploymentRegion, ProbeTarget
 from signal_server.config import Settings
 from turn_broker.config import NodeSettings
 from turn_broker.coturn.settings import CoturnSettings
-from turn_broker.regions import RegionSettings
+from turn_broker.nodes.regions import RegionSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 INSIDE: dict[str, type[msgspec.Struct]] = {

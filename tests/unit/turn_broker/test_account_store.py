@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from turn_broker import account_making as making
-from turn_broker.access_token import AccessTokens, Claims, TokenRefusal
-from turn_broker.account_store import AccountStore, StoreError
-from turn_broker.accounts import Account, AccountLimits, Accounts
-from turn_broker.accounts_cli import accounts as cli
+from turn_broker.accounts import making
+from turn_broker.accounts.access_token import AccessTokens, Claims, TokenRefusal
+from turn_broker.accounts.cli import accounts as cli
+from turn_broker.accounts.store import AccountStore, StoreError
+from turn_broker.accounts.table import Account, AccountLimits, Accounts
 from turn_broker.sealing import NONCE_BYTES, Seal
 
 NOW = 1_800_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from turn_broker.accounts import Account, Accounts, ApiKey, SecretDigest
+from turn_broker.accounts.table import Account, Accounts, ApiKey, SecretDigest
 
 AC1, AC2 = "AC" + "1" * 32, "AC" + "2" * 32
 SK1, SK2, SK3 = ("SK" + digit * 32 for digit in "123")

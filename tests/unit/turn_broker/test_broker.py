@@ -12,7 +12,7 @@ from turn_broker.broker import Broker, Grant, GrantRefusal, Wishes
 from turn_broker.credentials import parse_username
 from turn_broker.fleet.messages import Terms, TokenRecord
 from turn_broker.ice_servers import parse_turn_uri
-from turn_broker.nodes import NodeList, TurnNode
+from turn_broker.nodes.health import NodeList, TurnNode
 from turn_broker.policy import Policy
 from turn_broker.secret_ring import SecretRing
 

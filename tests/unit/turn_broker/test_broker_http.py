@@ -17,16 +17,16 @@ from prometheus_client.exposition import generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from turn_broker.access_token import AccessTokens, Grants
-from turn_broker.accounts import Account, Accounts, ApiKey
+from turn_broker.accounts.access_token import AccessTokens, Grants
+from turn_broker.accounts.table import Account, Accounts, ApiKey
 from turn_broker.broker import Broker
-from turn_broker.control_answers import control_paths
 from turn_broker.counters import Counters, CountersCollector
+from turn_broker.fleet.control_answers import control_paths
 from turn_broker.fleet.memory import MemoryFleet
 from turn_broker.http import routes
 from turn_broker.ice_servers import parse_turn_uri
 from turn_broker.issuer import Issuer
-from turn_broker.nodes import NodeList, TurnNode
+from turn_broker.nodes.health import NodeList, TurnNode
 from turn_broker.openapi import openapi_document
 from turn_broker.problem import framework_problem
 from turn_broker.secret_ring import SecretRing

@@ -12,20 +12,20 @@ import pytest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from turn_broker.access_token import AccessTokens, Grants
-from turn_broker.accounts import Account, Accounts, ApiKey
+from turn_broker.accounts.access_token import AccessTokens, Grants
+from turn_broker.accounts.table import Account, Accounts, ApiKey
 from turn_broker.broker import Broker
-from turn_broker.control_answers import CONTROL_TYPES, control_paths
-from turn_broker.control_http import ControlApi
 from turn_broker.fleet.contract import FleetUnavailable
+from turn_broker.fleet.control_answers import CONTROL_TYPES, control_paths
+from turn_broker.fleet.control_http import ControlApi
 from turn_broker.fleet.memory import MemoryFleet
 from turn_broker.fleet.messages import Charge, LiveSession, NodeReport, Terms, TokenRecord
+from turn_broker.fleet.rotation import Rotation
 from turn_broker.http import routes
 from turn_broker.ice_servers import parse_turn_uri
 from turn_broker.issuer import Issuer
-from turn_broker.nodes import NodeList, TurnNode
+from turn_broker.nodes.health import NodeList, TurnNode
 from turn_broker.problem import framework_problem
-from turn_broker.rotation import Rotation
 from turn_broker.secret_ring import SecretRing
 
 AC1, AC2, SK1, SK2 = "AC" + "1" * 32, "AC" + "2" * 32, "SK" + "1" * 32, "SK" + "2" * 32

@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 
-from turn_broker.access_token import AccessTokens, Grants
-from turn_broker.accounts import Account, AccountLimits, Accounts, ApiKey, SecretDigest
+from turn_broker.accounts.access_token import AccessTokens, Grants
+from turn_broker.accounts.table import Account, AccountLimits, Accounts, ApiKey, SecretDigest
 from turn_broker.broker import Broker
 from turn_broker.fleet.memory import MemoryFleet
 from turn_broker.http import routes
 from turn_broker.ice_servers import parse_turn_uri
 from turn_broker.issue_limits import IssueLimits
 from turn_broker.issuer import Issuer
-from turn_broker.nodes import NodeList, TurnNode
+from turn_broker.nodes.health import NodeList, TurnNode
 from turn_broker.secret_ring import SecretRing
 
 AC1, SK1, SK2 = "AC" + "1" * 32, "SK" + "1" * 32, "SK" + "2" * 32

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from turn_broker.advisories import COTURN, advisories_for, coturn_version
-from turn_broker.doctor import _UNREACHABLE, diagnose
-from turn_broker.doctor_credentials import span
-from turn_broker.doctor_dangers import FORBIDDEN_PEERS
-from turn_broker.doctor_report import (
+from turn_broker.doctor.advisories import COTURN, advisories_for, coturn_version
+from turn_broker.doctor.credentials import span
+from turn_broker.doctor.dangers import FORBIDDEN_PEERS
+from turn_broker.doctor.diagnosis import _UNREACHABLE, diagnose
+from turn_broker.doctor.report import (
     CredentialTrial,
     Finding,
     Observations,
@@ -23,7 +23,7 @@ from turn_broker.doctor_report import (
     UrlObservation,
 )
 from turn_broker.ice_servers import parse_turn_uri
-from turn_broker.turn_dialogue import Allocation, Failure, Reason, RelayProof, Step
+from turn_broker.turn.dialogue import Allocation, Failure, Reason, RelayProof, Step
 
 NOW = 1_000_000.0
 SERVER = "198.41.0.4"

@@ -8,20 +8,20 @@ from typing import Any
 import httpx
 import pytest
 
-from turn_broker.access_token import AccessTokens, Grants
-from turn_broker.accounts import Account, AccountLimits, Accounts, ApiKey
+from turn_broker.accounts.access_token import AccessTokens, Grants
+from turn_broker.accounts.table import Account, AccountLimits, Accounts, ApiKey
 from turn_broker.broker import Broker, Grant, Wishes
 from turn_broker.counters import MAX_NAMED_ACCOUNTS, OTHER, Counters
 from turn_broker.fleet.contract import FleetUnavailable
 from turn_broker.fleet.memory import MemoryFleet
 from turn_broker.fleet.messages import Charge, Cut, Revocation, Terms, Usage
+from turn_broker.fleet.usage_watch import UsageWatch
 from turn_broker.ice_servers import parse_turn_uri
 from turn_broker.issue_limits import IssueLimits
 from turn_broker.issuer import Asker, Issuer, IssueRefusal
-from turn_broker.nodes import NodeList, TurnNode
+from turn_broker.nodes.health import NodeList, TurnNode
 from turn_broker.policy import Policy
 from turn_broker.secret_ring import SecretRing
-from turn_broker.usage_watch import UsageWatch
 
 NOW = 1_800_000_000
 AC1, AC2, SK1 = "AC" + "1" * 32, "AC" + "2" * 32, "SK" + "1" * 32

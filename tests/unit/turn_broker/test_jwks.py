@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from turn_broker.access_token import AccessTokens, Claims, TokenRefusal
-from turn_broker.accounts import Account, Accounts, Algorithm, ApiKey
-from turn_broker.jwks import MAX_BYTES, KeySets, keys_of
+from turn_broker.accounts.access_token import AccessTokens, Claims, TokenRefusal
+from turn_broker.accounts.jwks import MAX_BYTES, KeySets, keys_of
+from turn_broker.accounts.table import Account, Accounts, Algorithm, ApiKey
 
 NOW = 1_800_000_000
 AC1, AC2 = "AC" + "1" * 32, "AC" + "2" * 32

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from turn_broker.ice_servers import TurnUri, parse_turn_uri
-from turn_broker.node_choice import _MAX_ANSWERS, _MAX_PLANS
-from turn_broker.nodes import LAST_GOOD_SPAN_S, NodeList, TurnNode, Verdict
-from turn_broker.regions import Regions, RegionSettings
+from turn_broker.nodes.choice import _MAX_ANSWERS, _MAX_PLANS
+from turn_broker.nodes.health import LAST_GOOD_SPAN_S, NodeList, TurnNode, Verdict
+from turn_broker.nodes.regions import Regions, RegionSettings
 
 KINDS = ("udp", "tcp", "tls", "stun")
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet  # type: ignore[import-untyped]
 
-from turn_broker.geoip import open_geoip, place_of
-from turn_broker.regions import Place, Regions, RegionSettings, distance_km
+from turn_broker.nodes.geoip import open_geoip, place_of
+from turn_broker.nodes.regions import Place, Regions, RegionSettings, distance_km
 
 EUROPE = RegionSettings(
     id="eu",

@@ -22,7 +22,7 @@ from turn_broker.relay.stun import (
     u32,
     xor_address,
 )
-from turn_broker.turn_dialogue import (
+from turn_broker.turn.dialogue import (
     ALTERNATE_SERVER,
     REASON_OF_CODE,
     Allocation,

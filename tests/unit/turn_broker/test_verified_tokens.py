@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from turn_broker.access_token import AccessTokens, Claims, TokenRefusal
-from turn_broker.accounts import Account, Accounts, ApiKey
-from turn_broker.verified_tokens import VerifiedTokens
+from turn_broker.accounts.access_token import AccessTokens, Claims, TokenRefusal
+from turn_broker.accounts.table import Account, Accounts, ApiKey
+from turn_broker.accounts.verified_tokens import VerifiedTokens
 
 NOW = 1_800_000_000
 AC, SK = "AC" + "1" * 32, "SK" + "1" * 32

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turn_broker.wheel import Wheel
+from turn_broker.nodes.wheel import Wheel
 
 CHANCES = st.floats(0, 1, exclude_max=True)
 WEIGHTED = st.dictionaries(st.integers(), st.integers(1, 1000), min_size=1, max_size=8).map(

@@ -14,21 +14,21 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from turn_broker.credentials import TurnCredential, mint, parse_username, password_of
-from turn_broker.doctor_credentials import is_refusal
-from turn_broker.doctor_dangers import FORBIDDEN_PEERS
-from turn_broker.doctor_report import (
+from turn_broker.doctor.credentials import is_refusal
+from turn_broker.doctor.dangers import FORBIDDEN_PEERS
+from turn_broker.doctor.report import (
     CredentialTrial,
     Observations,
     PermissionTrial,
     ServerObservation,
     UrlObservation,
 )
+from turn_broker.doctor.tls_look import look_at_tls
 from turn_broker.ice_servers import TurnUri
 from turn_broker.relay.stun import IPV4, IPV6, family_of
-from turn_broker.relay_proof import prove_relay
-from turn_broker.tls_look import look_at_tls
-from turn_broker.turn_client import STEP_TIMEOUT_S, TurnClient
-from turn_broker.turn_dialogue import TCP, Allocation, Failure, Reason
+from turn_broker.turn.client import STEP_TIMEOUT_S, TurnClient
+from turn_broker.turn.dialogue import TCP, Allocation, Failure, Reason
+from turn_broker.turn.proof import prove_relay
 
 FRESH_TTL_S = 600
 LATER_S = (FRESH_TTL_S, 3600, 86_400, 30 * 86_400, 365 * 86_400, 10 * 365 * 86_400)

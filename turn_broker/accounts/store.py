@@ -18,13 +18,20 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from turn_broker.access_token import prepare_key
-from turn_broker.accounts import NO_LIMITS, Account, AccountLimits, Algorithm, ApiKey, SecretDigest
+from turn_broker.accounts.access_token import prepare_key
+from turn_broker.accounts.table import (
+    NO_LIMITS,
+    Account,
+    AccountLimits,
+    Algorithm,
+    ApiKey,
+    SecretDigest,
+)
 from turn_broker.clock import monotonic
 from turn_broker.private_file import replace_private
 from turn_broker.sealing import Seal
 
-log = logging.getLogger("turn_broker.accounts")
+log = logging.getLogger("turn_broker.accounts.table")
 
 FORMAT = 1
 MAX_FILE_BYTES = 64 * 1024 * 1024

@@ -21,10 +21,10 @@ from msgspec import Meta, Struct
 
 from turn_broker.credentials import TurnCredential, mint
 from turn_broker.ice_servers import Kind, TurnUri
-from turn_broker.nodes import NodeList, TurnNode, Verdict
-from turn_broker.relay_proof import prove_relay
-from turn_broker.turn_client import TurnClient
-from turn_broker.turn_dialogue import Failure
+from turn_broker.nodes.health import NodeList, TurnNode, Verdict
+from turn_broker.turn.client import TurnClient
+from turn_broker.turn.dialogue import Failure
+from turn_broker.turn.proof import prove_relay
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from turn_broker.fleet.messages import Cut, NodeReport, Terms, TokenRecord, Usage
-from turn_broker.nodes import NodeStatus
+from turn_broker.fleet.rotation import RingStatus
+from turn_broker.nodes.health import NodeStatus
 from turn_broker.problem import MEDIA_TYPE, Problem
-from turn_broker.rotation import RingStatus
 
 MAX_REVOKED_S = 31 * 86_400
 

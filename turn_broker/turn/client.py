@@ -19,7 +19,7 @@ from turn_broker.ice_servers import TurnUri
 from turn_broker.relay.framing import stream_frame
 from turn_broker.relay.stun import UDP, Endpoint, Method, RawAttribute, read_u32
 from turn_broker.relay.stun import Attribute as StunAttribute
-from turn_broker.turn_dialogue import (
+from turn_broker.turn.dialogue import (
     Allocation,
     Answer,
     Dialogue,
@@ -34,7 +34,7 @@ from turn_broker.turn_dialogue import (
     send_indication,
     transport_attribute,
 )
-from turn_broker.turn_wire import Wire, open_wire
+from turn_broker.turn.wire import Wire, open_wire
 
 STEP_TIMEOUT_S = 3.0
 FIRST_RETRANSMISSION_S = 0.25

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 
-from turn_broker.access_token import AccessTokens, Claims, TokenRefusal
-from turn_broker.accounts import Account, Accounts, ApiKey
+from turn_broker.accounts.access_token import AccessTokens, Claims, TokenRefusal
+from turn_broker.accounts.table import Account, Accounts, ApiKey
 
 REMEMBERED = 20_000
 """Tokens: a quarter of a kilobyte each. Beyond them the one verified first is forgotten."""

@@ -16,13 +16,13 @@ import msgspec
 from turn_broker.clock import unix_now
 from turn_broker.config import SettingsError, load
 from turn_broker.credentials import TurnCredential
-from turn_broker.doctor import diagnose
-from turn_broker.doctor_report import Finding, Report, Severity
-from turn_broker.doctor_run import Examination, Knowledge
+from turn_broker.doctor.diagnosis import diagnose
+from turn_broker.doctor.report import Finding, Report, Severity
+from turn_broker.doctor.run import Examination, Knowledge
 from turn_broker.ice_servers import TurnUri, parse_turn_uri
-from turn_broker.nodes import TurnNode
+from turn_broker.nodes.health import TurnNode
 from turn_broker.parts import nodes_of
-from turn_broker.turn_client import STEP_TIMEOUT_S
+from turn_broker.turn.client import STEP_TIMEOUT_S
 
 MAX_TARGETS = 16
 EXIT_CODES = {Severity.OK: 0, Severity.WARNING: 1, Severity.FAILED: 2}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from turn_broker.ice_servers import Kind, TurnUri
-from turn_broker.wheel import Wheel
+from turn_broker.nodes.wheel import Wheel
 
 _RELAYING: tuple[Kind, ...] = ("udp", "tcp", "tls")
 _MAX_PLANS = 1024

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import secrets
 
-from turn_broker.account_store import AccountFile, StoredAccount, StoredKey, StoreError
-from turn_broker.accounts import AccountLimits, Algorithm, SecretDigest
+from turn_broker.accounts.store import AccountFile, StoredAccount, StoredKey, StoreError
+from turn_broker.accounts.table import AccountLimits, Algorithm, SecretDigest
 from turn_broker.sealing import NONCE_BYTES, Seal
 
 MAX_KEYS = 64

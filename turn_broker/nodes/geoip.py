@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from turn_broker.regions import Locate, Place
+from turn_broker.nodes.regions import Locate, Place
 
 _REMEMBERED = 10_000
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from turn_broker.doctor_credentials import REFUSED, credential_findings
-from turn_broker.doctor_dangers import dangers
-from turn_broker.doctor_report import (
+from turn_broker.doctor.credentials import REFUSED, credential_findings
+from turn_broker.doctor.dangers import dangers
+from turn_broker.doctor.report import (
     Finding,
     Observations,
     Report,
@@ -19,7 +19,7 @@ from turn_broker.doctor_report import (
     TlsObservation,
     UrlObservation,
 )
-from turn_broker.turn_dialogue import Allocation, Failure, Reason, RelayProof
+from turn_broker.turn.dialogue import Allocation, Failure, Reason, RelayProof
 
 EXPIRES_SOON_S = 14 * 86_400
 _ORDER = {Severity.FAILED: 0, Severity.WARNING: 1, Severity.NOTE: 2, Severity.OK: 3}

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import jwt
 import msgspec
 
-from turn_broker.accounts import Account, Accounts, Algorithm, ApiKey
+from turn_broker.accounts.table import Account, Accounts, Algorithm, ApiKey
 
 AUDIENCE = "parley"
 MAX_TOKEN_CHARS = 8192

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from turn_broker.ice_servers import TurnUri
-from turn_broker.node_choice import Choice, NodeChoice, TurnNode
+from turn_broker.nodes.choice import Choice, NodeChoice, TurnNode
+from turn_broker.nodes.regions import Regions
 from turn_broker.policy import MAX_URLS
-from turn_broker.regions import Regions
 
 __all__ = ["Choice", "NodeList", "NodeStatus", "TurnNode", "UrlHealth", "Verdict"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from turn_broker.advisories import advisories_for, coturn_version
-from turn_broker.doctor_report import (
+from turn_broker.doctor.advisories import advisories_for, coturn_version
+from turn_broker.doctor.report import (
     Finding,
     Observations,
     PermissionTrial,
@@ -17,7 +17,7 @@ from turn_broker.doctor_report import (
     Severity,
 )
 from turn_broker.relay.peer_policy import embedded
-from turn_broker.turn_dialogue import Allocation
+from turn_broker.turn.dialogue import Allocation
 
 MAX_AMPLIFICATION = 4.0
 """More bytes to a stranger for each of his invite floods under a forged address."""

@@ -13,7 +13,7 @@ from typing import cast
 from turn_broker.ice_servers import TurnUri
 from turn_broker.relay.framing import MAX_FRAME, StreamFrames
 from turn_broker.relay.stun import Endpoint
-from turn_broker.turn_dialogue import Failure, Reason, Step
+from turn_broker.turn.dialogue import Failure, Reason, Step
 
 MAX_WAITING = 256
 """Frames that arrived and were not read; what comes beyond is dropped, as UDP would."""

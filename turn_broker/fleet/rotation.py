@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from turn_broker.fleet.contract import Fleet, FleetUnavailable
 from turn_broker.fleet.messages import DEFAULT_RING, RealmSecrets
-from turn_broker.rotation_steps import SKEW_S, adopted, advanced, begun, forced, waiting_for
+from turn_broker.fleet.rotation_steps import SKEW_S, adopted, advanced, begun, forced, waiting_for
 from turn_broker.secret_ring import SecretRing
 
 log = logging.getLogger("parley.rotation")

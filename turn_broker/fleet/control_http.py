@@ -18,11 +18,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from turn_broker.access_token import MAX_NAME_CHARS
+from turn_broker.accounts.access_token import MAX_NAME_CHARS
 from turn_broker.answer import json_answer
 from turn_broker.authorization import Bearer, parse_authorization
 from turn_broker.body import MAX_BODY_BYTES, read_body
-from turn_broker.control_answers import (
+from turn_broker.credentials import parse_username
+from turn_broker.dialects.asking import AddressOf, peer_address
+from turn_broker.fleet.contract import Fleet, FleetUnavailable
+from turn_broker.fleet.control_answers import (
     DrainAnswer,
     IdentityRevoked,
     RevokeIdentity,
@@ -33,14 +36,11 @@ from turn_broker.control_answers import (
     token_revoked,
     usage_answer,
 )
-from turn_broker.credentials import parse_username
-from turn_broker.dialects.asking import AddressOf, peer_address
-from turn_broker.fleet.contract import Fleet, FleetUnavailable
 from turn_broker.fleet.messages import DEFAULT_RING, Revocation, TokenRecord
+from turn_broker.fleet.rotation import Rotation, RotationRefusal
+from turn_broker.fleet.rotation_steps import SKEW_S
 from turn_broker.issuer import Issuer, IssueRefusal
 from turn_broker.problem import ProblemCode, problem_response
-from turn_broker.rotation import Rotation, RotationRefusal
-from turn_broker.rotation_steps import SKEW_S
 
 RETRY_S = 5.0
 """What a client is told when the fleet cannot be reached."""

@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from turn_broker import account_making as making
-from turn_broker.account_store import (
+from turn_broker.accounts import making
+from turn_broker.accounts.store import (
     AccountFile,
     AccountStore,
     StoredAccount,
     StoredKey,
     StoreError,
 )
-from turn_broker.accounts import AccountLimits
+from turn_broker.accounts.table import AccountLimits
 from turn_broker.cli import Refused, config_option
 from turn_broker.clock import unix_now
 from turn_broker.config import SettingsError, load

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from turn_broker.ice_servers import TurnUri
 from turn_broker.relay.stun import Endpoint
-from turn_broker.turn_dialogue import Allocation, Failure, RelayProof
+from turn_broker.turn.dialogue import Allocation, Failure, RelayProof
 
 
 class Severity(StrEnum):

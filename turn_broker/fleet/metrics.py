@@ -18,10 +18,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from turn_broker.counters import MAX_NAMED_ACCOUNTS
-from turn_broker.fleet_watch import FleetWatch
-from turn_broker.nodes import NodeList
-from turn_broker.prober import LATENCY_BOUNDS_MS, ProbeCounters
-from turn_broker.rotation import Rotation
+from turn_broker.fleet.rotation import Rotation
+from turn_broker.fleet.watch import FleetWatch
+from turn_broker.nodes.health import NodeList
+from turn_broker.nodes.prober import LATENCY_BOUNDS_MS, ProbeCounters
 
 
 class FleetCollector(Collector):

@@ -11,10 +11,10 @@ import warnings
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
-from turn_broker.doctor_report import TlsObservation
+from turn_broker.doctor.report import TlsObservation
 from turn_broker.ice_servers import TurnUri
-from turn_broker.turn_dialogue import Failure
-from turn_broker.turn_wire import open_wire
+from turn_broker.turn.dialogue import Failure
+from turn_broker.turn.wire import open_wire
 
 MAX_NAMES = 32
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from turn_broker.access_token import prepare_key
-from turn_broker.accounts import Account, Accounts, Algorithm, ApiKey
+from turn_broker.accounts.access_token import prepare_key
+from turn_broker.accounts.table import Account, Accounts, Algorithm, ApiKey
 from turn_broker.clock import monotonic
 
 if TYPE_CHECKING:
     import httpx
 
-log = logging.getLogger("turn_broker.jwks")
+log = logging.getLogger("turn_broker.accounts.jwks")
 
 INTERVAL_S = 600.0
 SOONEST_S = 60.0

@@ -12,7 +12,7 @@ from typing import Self
 
 from turn_broker.fleet.contract import REPORT_INTERVAL_S, Fleet, FleetUnavailable
 from turn_broker.fleet.messages import NodeReport
-from turn_broker.nodes import NodeList
+from turn_broker.nodes.health import NodeList
 
 
 class FleetWatch:

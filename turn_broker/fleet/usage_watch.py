@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from types import TracebackType
 
-from turn_broker.accounts import Account, Accounts
+from turn_broker.accounts.table import Account, Accounts
 from turn_broker.fleet.contract import Fleet, FleetUnavailable
 
 INTERVAL_S = 5.0

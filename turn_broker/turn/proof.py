@@ -12,8 +12,8 @@ import secrets
 import socket
 
 from turn_broker.relay.stun import Endpoint, family_of
-from turn_broker.turn_client import TurnClient
-from turn_broker.turn_dialogue import (
+from turn_broker.turn.client import TurnClient
+from turn_broker.turn.dialogue import (
     Allocation,
     Failure,
     Outcome,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from turn_broker.doctor_report import (
+from turn_broker.doctor.report import (
     CredentialTrial,
     Finding,
     Observations,
@@ -15,7 +15,7 @@ from turn_broker.doctor_report import (
     Severity,
     UrlObservation,
 )
-from turn_broker.turn_dialogue import Allocation, Failure, Reason
+from turn_broker.turn.dialogue import Allocation, Failure, Reason
 
 REFUSED = (Reason.UNAUTHORIZED, Reason.WRONG_CREDENTIALS, Reason.BAD_INTEGRITY)
 
