@@ -129,16 +129,8 @@ class Switchboard:
         deadlines = [agenda.next() for agenda in self._agendas]
         return min((at for at in deadlines if at is not None), default=None)
 
-    def replay(self, connection: int, after: int) -> list[bytes] | None:
-        """Acknowledge `after`, and get the numbered messages that follow it; None for a gap."""
-        session = self.sessions.by_connection.get(connection)
-        if session is None or not session.outbox.ack(after):
-            return None
-        session.former_hash = b""
-        return session.outbox.since(after)
-
     def unread(self, connection: int, after: int) -> list[bytes] | None:
-        """The numbered messages that follow `after`, without acknowledging; None for a gap."""
+        """The numbered messages that follow `after`; None for a gap."""
         session = self.sessions.by_connection.get(connection)
         return None if session is None else session.outbox.since(after)
 
@@ -150,6 +142,8 @@ class Switchboard:
         if session is None:
             return
         message = event.message
+        # Whoever speaks has got the new secret.
+        session.former_hash = b""
         if message.ack is not None and session.outbox.ack(message.ack) and session.awaited:
             self._receipts.acknowledged(session, message.ack)
         request = message.id
@@ -163,7 +157,6 @@ class Switchboard:
             self._too_fast(session, event.connection, request, wait)
             return
         session.refusals = 0
-        session.former_hash = b""
         self._out.fresh_id = event.fresh_id
         reply = self._actions[kind](session, message, now)
         if reply is not None:

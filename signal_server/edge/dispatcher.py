@@ -153,12 +153,8 @@ class Dispatcher:
         reason = "left" if code == CloseCode.NORMAL else "connection_lost"
         self._feed(inputs.Closed(connection.id, reason))
 
-    def replay(self, connection: int, after: int) -> list[bytes] | None:
-        """Acknowledge `after`, and get the numbered messages behind it; None for a gap."""
-        return self.switchboard.replay(connection, after)
-
     def unread(self, connection: int, after: int) -> list[bytes] | None:
-        """The numbered messages behind `after`, without acknowledging; None for a gap."""
+        """The numbered messages behind `after`; None for a gap."""
         return self.switchboard.unread(connection, after)
 
     def remove(self, account: str, room: str, peer: str | None, ban_s: float) -> None:

@@ -226,7 +226,7 @@ class Fallback:
                     return _closed(connection.close_code)
                 if reader.is_superseded:
                     return _batch([], [], asked.after)
-                messages = self._endpoint.replay(connection.id, asked.after)
+                messages = self._endpoint.unread(connection.id, asked.after)
                 if messages is None:
                     return _closed(CloseCode.RESUME_GAP)
                 left = give_up_at - loop.time()
@@ -244,7 +244,7 @@ class Fallback:
         refusal = _refusal(connection.acknowledge(asked.after))
         if refusal is not None:
             return refusal
-        if self._endpoint.replay(connection.id, asked.after) is None:
+        if self._endpoint.unread(connection.id, asked.after) is None:
             return _closed(CloseCode.RESUME_GAP)
         return EventStream(
             connection,

@@ -34,11 +34,8 @@ class Endpoint(Protocol):
 
     def closed(self, connection: HttpConnection, code: int) -> None: ...
 
-    def replay(self, connection: int, after: int) -> list[bytes] | None:
-        """Acknowledge `after`, and get the numbered messages behind it; None for a gap."""
-
     def unread(self, connection: int, after: int) -> list[bytes] | None:
-        """The same without acknowledging: what is written to a stream has not arrived yet."""
+        """The numbered messages behind `after`, without acknowledging; None for a gap."""
 
 
 class Reader:

@@ -13,14 +13,33 @@ from typing import Any
 
 import pytest
 from coturn import Coturn, free_port, start_coturn
-from people import ONLY
 from playwright.sync_api import BrowserContext, Page
 from rtc import HOST_ADDRESS, needs_own_network
-from servers import Parley, start_parley
+from servers import Parley, start_parley, start_serve
 
 pytestmark = pytest.mark.chromium
 
 CLEAN_RUNS = 50 if os.environ.get("PARLEY_LONG") == "1" else 10
+DIRECT_PEERS = """
+[server]
+port = 0
+drain_s = 0
+[cors]
+origins = ["*"]
+[turn]
+secret = "{secret}"
+urls = ["turn:127.0.0.1:{port}?transport=udp", "turn:127.0.0.1:{port}?transport=tcp"]
+[probes]
+allow_private_peers = true
+[[accounts]]
+sid = "AC00000000000000000000000000000001"
+auth_token = "an-auth-token-that-nobody-ever-uses"
+[[accounts.keys]]
+sid = "SK00000000000000000000000000000001"
+secret = "a-secret-of-a-key-that-signs-probe-tokens"
+"""
+"""A deployment whose own peers are not behind the relay, as `parley dev` has them."""
+SECRET = "the-secret-of-coturn-and-parley-only"
 PROBES = """
 import { ProbeClient } from "/js/parley-probes.js";
 class Counted extends RTCPeerConnection {
@@ -30,14 +49,18 @@ class Counted extends RTCPeerConnection {
   close() { if (this.signalingState !== "closed") Counted.closed += 1; super.close(); }
 }
 window.Counted = Counted;
-window.settledTwice = [];
-window.client = (options = {}) => new ProbeClient({ baseUrl: location.origin, RTCPeerConnection: Counted, ...options });
-window.camera = async () => (await navigator.mediaDevices.getUserMedia({ video: true })).getVideoTracks()[0];
+window.client = (options = {}) =>
+  new ProbeClient({ baseUrl: location.origin, RTCPeerConnection: Counted, ...options });
+window.camera = async () =>
+  (await navigator.mediaDevices.getUserMedia({ video: true })).getVideoTracks()[0];
 window.probes = window.client();
-window.phases = (test, stop, on) => {
-  let isStopped = false;
-  return (progress) => {
-    if (!isStopped && on(progress)) { isStopped = true; stop(); }
+window.atStep = (wanted, act) => {
+  let isThere = false;
+  return ({ transports }) => {
+    const isHere = ({ state, step }) => state === "running" && step === wanted;
+    if (isThere || !transports.some(isHere)) return;
+    isThere = true;
+    act();
   };
 };
 window.isReady = true;
@@ -86,7 +109,9 @@ def test_dailys_flow_runs_unchanged(page: Page) -> None:
     found = page.evaluate("""async () => {
       const call = probes;
       const events = [];
-      call.on("test-completed", ({ action, test, results }) => events.push([action, test, results.result]));
+      call.on("test-completed", ({ action, test, results }) => {
+        events.push([action, test, results.result]);
+      });
       const videoTrack = await camera();
       const network = await call.testNetworkConnectivity(videoTrack);
       const sockets = await call.testWebsocketConnectivity();
@@ -140,9 +165,11 @@ def test_a_call_to_the_server_with_a_camera_of_its_own(page: Page) -> None:
         stats.push(mine.getNetworkStats());
       };
       const call = await mine.testCallQuality({ duration: 4, onProgress });
-      const denied = client({ mediaDevices: { getUserMedia: async () => { throw new DOMException("no", "NotAllowedError"); } } });
-      return { call, seconds, stats: await Promise.all(stats), refused: await denied.testCallQuality(),
-               tracks: tracks.map(({ readyState }) => readyState), after: await mine.getNetworkStats() };
+      const getUserMedia = async () => { throw new DOMException("no", "NotAllowedError"); };
+      const refused = await client({ mediaDevices: { getUserMedia } }).testCallQuality();
+      return { call, seconds, stats: await Promise.all(stats), refused,
+               tracks: tracks.map(({ readyState }) => readyState),
+               after: await mine.getNetworkStats() };
     }""")
     call = found["call"]
     assert call["result"] == "good", call
@@ -165,10 +192,15 @@ def test_one_test_at_a_time_and_one_client_beside_another(page: Page) -> None:
       const videoTrack = await camera();
       const refusals = [];
       const refused = (promise) => promise.catch(({ message }) => refusals.push(message));
-      const quality = probes.testPeerToPeerCallQuality({ videoTrack });
+      let hasSecond;
+      const second = new Promise((resolve) => (hasSecond = resolve));
+      const quality = probes.testPeerToPeerCallQuality({ videoTrack, onProgress: hasSecond });
       await refused(probes.testNetworkConnectivity());
       await refused(probes.testPeerToPeerCallQuality({ videoTrack }));
-      const [other, sockets] = await Promise.all([client().testNetworkConnectivity(), probes.testWebsocketConnectivity()]);
+      const [other, sockets] = await Promise.all([
+        client().testNetworkConnectivity(), probes.testWebsocketConnectivity(),
+      ]);
+      await second;
       probes.stopTestPeerToPeerCallQuality();
       const stopped = await quality;
       const early = probes.testPeerToPeerCallQuality({ videoTrack });
@@ -177,7 +209,8 @@ def test_one_test_at_a_time_and_one_client_beside_another(page: Page) -> None:
       await refused(probes.testPeerToPeerCallQuality());
       videoTrack.stop();
       await refused(probes.testNetworkConnectivity(videoTrack));
-      return { refusals, results: [other.result, sockets.result, stopped.result], early: await early };
+      const results = [other, sockets, stopped].map(({ result }) => result);
+      return { refusals, results, early: await early };
     }""")
     busy = "cannot run while testPeerToPeerCallQuality is running"
     assert found["refusals"] == [
@@ -195,7 +228,8 @@ def test_clean_runs_never_fail(page: Page) -> None:
       const one = async (probes) => {
         const { result, reason, transports, durationMs } = await probes.testNetworkConnectivity();
         const sockets = await probes.testWebsocketConnectivity();
-        return { found: [result, reason, sockets.result, ...transports.map(({ state }) => state)], durationMs };
+        const states = transports.map(({ state }) => state);
+        return { found: [result, reason, sockets.result, ...states], durationMs };
       };
       const some = async () => {
         const mine = client();
@@ -219,7 +253,11 @@ def test_clean_runs_never_fail(page: Page) -> None:
 
 @pytest.mark.coturn
 def test_coturn_carries_both_transports(context: BrowserContext, parley: Parley) -> None:
-    with start_coturn() as coturn, behind(coturn) as real, page_of(context, real) as page:
+    with (
+        start_coturn(secret=SECRET) as coturn,
+        behind(coturn) as real,
+        page_of(context, real) as page,
+    ):
         result = page.evaluate("probes.testNetworkConnectivity()")
     assert states(result) == {
         "udp": ("passed", ""),
@@ -233,8 +271,8 @@ def test_a_credential_that_is_wrong_and_one_that_is_old(
     context: BrowserContext, parley: Parley
 ) -> None:
     with (
-        start_coturn() as coturn,
-        behind(coturn, secret="not-the-secret-of-this-coturn") as real,
+        start_coturn(secret=SECRET) as coturn,
+        behind(coturn, secret=SECRET[::-1]) as real,
         page_of(context, real) as page,
     ):
         wrong = page.evaluate("probes.testNetworkConnectivity()")
@@ -247,7 +285,8 @@ def test_a_credential_that_is_wrong_and_one_that_is_old(
             """async (credential) => {
           const aged = async (...request) => {
             const body = await (await fetch(...request)).json();
-            for (const server of Object.values(body.ice_servers ?? {}).flat()) Object.assign(server, credential);
+            const servers = Object.values(body.ice_servers ?? {}).flat();
+            for (const server of servers) Object.assign(server, credential);
             return new Response(JSON.stringify(body));
           };
           return client({ fetch: aged }).testNetworkConnectivity();
@@ -267,7 +306,7 @@ def test_tcp_only_and_no_relay_at_all(context: BrowserContext, parley: Parley, p
     """Two clients at once; a closed UDP port answers a browser nothing."""
     closed = f"turn:127.0.0.1:{free_port()}?transport="
     with ExitStack() as stack:
-        coturn = stack.enter_context(start_coturn())
+        coturn = stack.enter_context(start_coturn(secret=SECRET))
         tcp = f"turn:127.0.0.1:{coturn.port}?transport=tcp"
         deployments = [
             stack.enter_context(
@@ -297,13 +336,13 @@ def test_a_relay_that_cannot_reach_itself_is_told_from_one_that_reaches_nobody(
     with ExitStack() as stack:
         urls = []
         for extra in ([itself], [itself, f"denied-peer-ip={HOST_ADDRESS}"]):
-            coturn = stack.enter_context(start_coturn(extra=extra))
-            urls.append(stack.enter_context(behind(coturn)).url)
+            coturn = stack.enter_context(start_coturn(secret=SECRET, extra=extra))
+            config = DIRECT_PEERS.format(port=coturn.port, secret=coturn.secret)
+            urls.append(stack.enter_context(start_serve(config)).url)
         hairpin, denied, aborted = page.evaluate(
             """async ([hairpin, denied]) => {
           const aborted = client({ baseUrl: hairpin });
-          const onProgress = phases(null, () => aborted.abortTestNetworkConnectivity(),
-            ({ transports }) => transports.some(({ step, state }) => state === "running" && step === "server"));
+          const onProgress = atStep("server", () => aborted.abortTestNetworkConnectivity());
           return Promise.all([
             client({ baseUrl: hairpin }).testNetworkConnectivity(),
             client({ baseUrl: denied }).testNetworkConnectivity(),
@@ -325,14 +364,16 @@ def test_a_relay_that_cannot_reach_itself_is_told_from_one_that_reaches_nobody(
 
 def test_abort_at_each_phase(page: Page) -> None:
     found = page.evaluate("""async () => {
-      const steps = (wanted) => ({ transports }) => transports.some(({ state, step }) => state === "running" && step === wanted);
       const timed = async (begin) => {
         let at = 0;
         const result = await begin(() => (at = performance.now()));
-        return { result: result.result, transports: result.transports, late: performance.now() - at };
+        return { ...result, late: performance.now() - at };
       };
       const stalled = (url, { signal }) => new Promise((_, reject) => {
-        signal.addEventListener("abort", () => { window.isCanceled = true; reject(signal.reason); });
+        signal.addEventListener("abort", () => {
+          window.isCanceled = true;
+          reject(signal.reason);
+        });
       });
       const session = await timed((mark) => {
         const mine = client({ fetch: stalled });
@@ -341,7 +382,7 @@ def test_abort_at_each_phase(page: Page) -> None:
       });
       const at = (step) => timed((mark) => {
         const ended = new AbortController();
-        const onProgress = phases(null, () => { mark(); ended.abort(); }, steps(step));
+        const onProgress = atStep(step, () => { mark(); ended.abort(); });
         return probes.testNetworkConnectivity(null, { signal: ended.signal, onProgress });
       });
       const [connecting, packets] = [await at("connecting"), await at("packets")];
@@ -369,12 +410,13 @@ def test_the_server_is_killed_in_the_middle(
           const videoTrack = await camera();
           let hasPackets;
           const packets = new Promise((resolve) => (hasPackets = resolve));
-          const onProgress = phases(null, hasPackets, ({ transports }) => transports.some(({ step }) => step === "packets"));
+          const onProgress = atStep("packets", hasPackets);
           let hasSecond;
           const second = new Promise((resolve) => (hasSecond = resolve));
           window.results = Promise.all([
             client({ baseUrl: one }).testNetworkConnectivity(null, { onProgress }),
-            client({ baseUrl: other }).testPeerToPeerCallQuality({ videoTrack, onProgress: hasSecond }),
+            client({ baseUrl: other })
+              .testPeerToPeerCallQuality({ videoTrack, onProgress: hasSecond }),
           ]);
           await packets;
           window.second = second;
@@ -428,15 +470,21 @@ def test_an_aborted_websocket_test_keeps_what_is_done(page: Page, parley: Parley
     found = page.evaluate(
         """async (url) => {
       const [here] = (await (await fetch("/v1/probes/regions")).json()).regions;
-      class Silent extends EventTarget { readyState = 0; close() { this.readyState = 3; window.isClosed = true; } }
-      const Socket = function (url) { return url.includes("silent") ? new Silent() : new WebSocket(url); };
+      class Silent extends EventTarget {
+        readyState = 0;
+        close() { this.readyState = 3; window.isClosed = true; }
+      }
+      const Socket = function (url) {
+        return url.includes("silent") ? new Silent() : new WebSocket(url);
+      };
       const mine = client({ WebSocket: Socket });
       const onProgress = ({ regions }) => {
-        if (regions.some(({ state }) => state === "passed")) mine.abortTestWebsocketConnectivity();
+        const isPassed = ({ state }) => state === "passed";
+        if (regions.some(isPassed)) mine.abortTestWebsocketConnectivity();
       };
-      const silent = { id: "far", ws_url: "ws://silent.invalid/", http_url: "http://silent.invalid" };
-      return [await mine.testWebsocketConnectivity({ regions: [here, silent], onProgress }), window.isClosed,
-              await mine.testWebsocketConnectivity()];
+      const far = { id: "far", ws_url: "ws://silent.invalid/", http_url: "http://silent.invalid" };
+      const aborted = await mine.testWebsocketConnectivity({ regions: [here, far], onProgress });
+      return [aborted, window.isClosed, await mine.testWebsocketConnectivity()];
     }""",
         parley.url,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from playwright.sync_api import BrowserContext, Page
-from servers import Parley
+from servers import Parley, start_parley
 
 pytestmark = pytest.mark.chromium
 
@@ -30,6 +32,20 @@ RAW = """
   socket.onopen = () => socket.send(JSON.stringify({ type: "hello", token, room: "protocol" }));
   socket.onmessage = ({ data }) => resolve(JSON.parse(data));
 })
+"""
+HOLD = """
+() => {
+  const send = WebSocket.prototype.send;
+  window.held = [];
+  WebSocket.prototype.send = function (text) {
+    if (!held.length && JSON.parse(text).type !== "offer") send.call(this, text);
+    else held.push([this, text]);
+  };
+  window.release = () => {
+    WebSocket.prototype.send = send;
+    for (const [socket, text] of held) socket.send(text);
+  };
+}
 """
 DATA = """(peer) => {
   const link = client.peerConnection(peer);
@@ -153,4 +169,41 @@ def test_both_offer_at_once(context: BrowserContext, parley: Parley) -> None:
     for page in pages:
         page.wait_for_function("window.heard?.length === 1", timeout=15_000)
         assert page.evaluate("failed") == []
+        page.evaluate("client.close()")
+
+
+@pytest.fixture(scope="module")
+def arbiter(parley: Parley) -> Iterator[Parley]:
+    """Started after the other one, in the same network."""
+    with start_parley("--glare", "arbitrate") as started:
+        yield started
+
+
+@pytest.mark.parametrize("winner", ["polite first", "impolite first"])
+@pytest.mark.parametrize("mode", ["passthrough", "arbitrate"])
+def test_offers_cross_on_their_way(
+    context: BrowserContext, parley: Parley, arbiter: Parley, mode: str, winner: str
+) -> None:
+    """Both have offered before either offer reaches the server."""
+    server = arbiter if mode == "arbitrate" else parley
+    before = server.metric("signaling_glare_total")
+    impolite, polite = (
+        join(context, server, identity, features=["receipts"]) for identity in ("ada", "bo")
+    )
+    polite.evaluate(HOLD)
+    impolite.evaluate(HOLD)
+    for page, other in ((polite, impolite), (impolite, polite)):
+        page.evaluate(DATA, other.evaluate("client.peer"))
+        page.wait_for_function("held.length > 0")
+    first, second = (polite, impolite) if winner == "polite first" else (impolite, polite)
+    for page in (first, second):
+        page.evaluate("release()")
+    for page in (first, second):
+        page.wait_for_function("window.heard?.length === 1", timeout=15_000)
+        assert page.evaluate("failed") == []
+    assert server.metric("signaling_glare_total") > before
+    losing = "told.filter(([name, { type }]) => name === 'receipt' && type === 'offer')"
+    for page in (first, second):
+        stages = page.evaluate(f"{losing}.map(([_, {{ stage }}]) => stage)")
+        assert set(stages) <= {"relayed", "received", "applied"}
         page.evaluate("client.close()")

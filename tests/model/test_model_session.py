@@ -25,7 +25,7 @@ from signal_server.core.rules import Rules
 from signal_server.core.switchboard import Switchboard
 from signal_server.wire.codec import Refusal, decode
 from signal_server.wire.limits import Limits
-from signal_server.wire.messages import Hello, Resume
+from signal_server.wire.messages import Former, Hello, Resume
 from signal_server.wire.rates import unhurried
 
 Json = dict[str, Any]
@@ -122,12 +122,13 @@ class Oracle:
             entries.append(entry)
         return entries
 
-    def state(self, session: Known) -> Json:
+    def state(self, session: Known, ahead: int = 0) -> Json:
+        """Of the room, after so many more changes."""
         assert session.room is not None
         return {
             "room": session.room,
             "epoch": self.epochs[session.room],
-            "revision": self.revision[session.room],
+            "revision": self.revision[session.room] + ahead,
             "peers": self.roster(session),
         }
 
@@ -193,6 +194,20 @@ class Oracle:
     def end(self, session: Known, reason: str) -> None:
         self.leave(session, reason)
         self.live.remove(session)
+
+    def replace(self, former: Known, session: Known) -> None:
+        """One change of the room."""
+        session.room, former.room = former.room, None
+        assert session.room is not None
+        self.log(session, "room", **self.state(session, 1))
+        self.tell(session, "peer_replaced", replaced=former.peer, polite=False)
+
+    def supersede(self, session: Known) -> None:
+        """Its client goes on with another session."""
+        connection, session.connection = session.connection, None
+        self.end(session, "connection_lost")
+        if connection is not None:
+            self.sent[connection].append(4502)
 
     def lose(self, session: Known, now: float) -> None:
         session.connection = None
@@ -343,15 +358,50 @@ class SessionMachine(RuleBasedStateMachine):
             self.step()
             self.begin(self.number(), room, life_s)
 
-    def begin(self, connection: int, room: str | None, life_s: float) -> None:
+    @precondition(lambda self: self.clients)
+    @rule(
+        pick=picks,
+        which=newest_first,
+        room=st.sampled_from([None, *ROOMS, "same", "same", "same"]),
+        life_s=lives,
+        is_own=st.sampled_from([True, True, True, False]),
+        is_meant=st.booleans(),
+    )
+    def come_anew(
+        self, pick: int, which: int, room: str | None, life_s: float, is_own: bool, is_meant: bool
+    ) -> None:
+        """A page was reloaded: a new session takes the former one's place, if it may."""
+        client = self.client(pick)
+        known = client.known
+        if not is_meant or (known not in self.oracle.live and len(self.oracle.live) > 4):
+            return
+        self.step()
+        room = known.room if room == "same" else room
+        secret = client.secrets[max(-len(client.secrets), -1 - which)]
+        identity = known.identity if is_own else f"i{self.number()}"
+        is_right = is_own and known in self.oracle.live and secret in known.good_secrets
+        self.met["replaced" if is_right else "replaces nothing"] += 1
+        former = known if is_right else None
+        named = Former(known.session, secret)
+        self.begin(self.number(), room, life_s, identity, named, former)
+
+    def begin(
+        self,
+        connection: int,
+        room: str | None,
+        life_s: float,
+        who: str = "",
+        replaces: Former | None = None,
+        former: Known | None = None,
+    ) -> None:
         number = self.number()
-        identity, secret = f"i{number}", f"secret{number}"
+        identity, secret = who or f"i{number}", f"secret{number}"
         opened = inputs.Opened(
             connection=connection,
             admission=self.admission(identity, secret, life_s),
             session=f"s{number}",
             peer=f"p{number}",
-            hello=Hello(room=room, id="hello"),
+            hello=Hello(room=room, replaces=replaces, id="hello"),
         )
         warns_at = self.now + max(life_s / 2, life_s - 60)
         known = Known(
@@ -361,8 +411,12 @@ class SessionMachine(RuleBasedStateMachine):
         oracle = self.oracle
         oracle.live.append(known)
         oracle.say(known, {"type": "welcome", "session": known.session, "peer": known.peer})
-        if room is not None:
+        if room is not None and former is not None and former.room == room:
+            oracle.replace(former, known)
+        elif room is not None:
             oracle.enter(known, room)
+        if former is not None:
+            oracle.supersede(former)
         answer = {"type": "ok"} if room is None else {"type": "ok", "room": room}
         oracle.answer(known, "hello", **answer)
         self.feed(opened)
@@ -545,6 +599,7 @@ class SessionMachine(RuleBasedStateMachine):
         if session is None:
             self.met["talk on a former connection"] += 1
             return
+        session.good_secrets = session.good_secrets[-1:]
         if ack is not None:
             session.acknowledge(ack)
         remembered = dict(session.answers)
@@ -552,7 +607,6 @@ class SessionMachine(RuleBasedStateMachine):
             self.met["repeated"] += 1
             self.oracle.say(session, remembered[number])
             return
-        session.good_secrets = session.good_secrets[-1:]
         reply = getattr(self, f"hear_{body['type']}")(session, body)
         if reply is not None:
             self.oracle.answer(session, number, **reply)
@@ -626,13 +680,13 @@ class SessionMachine(RuleBasedStateMachine):
         client = self.client(pick)
         connection = client.lines[max(-len(client.lines), -1 - line)]
         after = max(0, len(client.known.log) - behind)
+        if acknowledges:
+            body: Json = {"type": "ack", "seq": after}
+            self.hear(connection, None, body, None)
+            self.deliver(connection, body)
         session = self.oracle.on(connection)
-        expected: list[Json] | None = None
-        if session is not None:
-            if acknowledges and session.acknowledge(after):
-                session.good_secrets = session.good_secrets[-1:]
-            expected = session.after(after)
-        found = (self.board.replay if acknowledges else self.board.unread)(connection, after)
+        expected = None if session is None else session.after(after)
+        found = self.board.unread(connection, after)
         shown = None if found is None else [json.loads(payload) for payload in found]
         assert shown == expected
         self.met["read over HTTP" if found else "nothing to read"] += 1
@@ -705,5 +759,5 @@ class TestSession(SessionMachine.TestCase):  # type: ignore[misc, valid-type]
     def tearDownClass(cls) -> None:
         """The run met what it is there for."""
         assert SessionMachine.steps >= (100_000 if IS_LONG else 100)
-        for rare in ("resumed, replaying", "resume_gap", "repeated", "superseded"):
+        for rare in ("resumed, replaying", "resume_gap", "repeated", "superseded", "replaced"):
             assert SessionMachine.met[rare], SessionMachine.met

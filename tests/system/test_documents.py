@@ -52,7 +52,7 @@ def test_openapi_names_every_route(parley: Parley) -> None:
         ),
         is_dev=False,
     )
-    served = {str(getattr(route, "path", "")) for route in node.app.routes}
+    served = {str(getattr(route, "path", "")).replace(":path}", "}") for route in node.app.routes}
     routes = {path for path in served if path != "/" and not path.startswith(UNDOCUMENTED)}
     documented = set(json.loads(parley.get("/openapi.json"))["paths"])
     twilio = {path for path in routes if path.startswith("/2010-04-01/")}

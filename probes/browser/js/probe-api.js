@@ -55,6 +55,7 @@ export class ProbeApi {
    * @returns {Promise<ProbeSession>}
    */
   async session(signal) {
+    if (signal.aborted) throw signal.reason;
     if (this.#session && this.#session.expires_at - this.serverNowS() > MARGIN_S) return this.#session;
     const session = await this.call("POST", "/v1/probes/sessions", { token: this.#token, signal });
     if (!session?.ice_servers || !session.token) throw new ProbeError("http_status", "something else than Parley answers");

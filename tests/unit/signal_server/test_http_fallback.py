@@ -46,8 +46,13 @@ class Endpoint:
     def received(self, connection: HttpConnection, text: str) -> None:
         kind = json.loads(text)["type"]
         if kind == "ack":
+            seq = json.loads(text)["seq"]
             if self.refusal is not None:
                 self.say(connection, self.refusal)
+            elif self.logs[connection.id].ack(seq):
+                self.acknowledged = seq
+            else:
+                self.say(connection, {"type": "error", "code": "bad_request"})
             return
         self.heard.append(text)
         if self.is_slow:
@@ -70,13 +75,6 @@ class Endpoint:
         self.closed_with.append((connection.id, code))
         self.connections.pop(connection.id)
         self.logs.pop(connection.id, None)
-
-    def replay(self, connection: int, after: int) -> list[bytes] | None:
-        log = self.logs.get(connection)
-        if log is None or not log.ack(after):
-            return None
-        self.acknowledged = after
-        return log.since(after)
 
     def unread(self, connection: int, after: int) -> list[bytes] | None:
         log = self.logs.get(connection)
@@ -301,7 +299,7 @@ async def test_a_stream_acknowledges_nothing_by_itself(world: World) -> None:
         await settle()
     await call.shows(b"id: 3\n")
     assert call.body.count(b"data:") == 3
-    assert world.endpoint.replay(-1, 0) == [b'{"seq":1}', b'{"seq":2}', b'{"seq":3}']
+    assert world.endpoint.unread(-1, 0) == [b'{"seq":1}', b'{"seq":2}', b'{"seq":3}']
     again = await world.stream(after=1)
     await again.shows(b"id: 3\n")
     assert b"id: 1\n" not in again.body

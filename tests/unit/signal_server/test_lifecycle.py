@@ -152,15 +152,17 @@ class TestAcknowledgement:
         a, _ = pair(driver)
         assert a.code("ack", seq=99) == "bad_request"
 
-    def test_replay_for_transports_without_push(self, driver: Driver) -> None:
+    def test_reading_for_transports_without_push(self, driver: Driver) -> None:
         a, b = pair(driver)
         a.send("message", to=b.peer, data=1)
-        found = driver.board.replay(b.connection, 1)
+        found = driver.board.unread(b.connection, 1)
         assert found is not None
         assert len(found) == 1
-        assert driver.board.replay(b.connection, 0) is None
-        assert driver.board.replay(b.connection, 9) is None
-        assert driver.board.replay(999, 0) is None
+        b.send("ack", seq=1)
+        assert driver.board.unread(b.connection, 1) == found
+        assert driver.board.unread(b.connection, 0) is None
+        assert driver.board.unread(b.connection, 9) is None
+        assert driver.board.unread(999, 0) is None
 
 
 class TestTokens:

@@ -1,0 +1,195 @@
+/**
+ * The diagnostics page in words: names of checks, and one line for the outcome of each. Pure. A line
+ * never holds an address, so that a shared report can be read aloud from its figures alone.
+ * @module
+ */
+
+import { rating } from "./mos.js";
+
+/** @typedef {import("./reasons.js").State} State */
+/** @typedef {import("./reasons.js").Reason} Reason */
+/** @typedef {Record<string, number>} Numbers */
+/**
+ * @typedef {import("./verdict.js").CheckResult & {figures?: Numbers, durationMs?: number, hidden?: boolean}} Finding
+ * of one check; `hidden`: the page was in the background, where browsers slow its timers down
+ */
+/** @typedef {{id: string, title: string, about: string}} RowName */
+
+/** The rows of the page, in the order in which they are read. @type {RowName[]} */
+export const ROWS = [
+  { id: "api", title: "Server", about: "Does the server answer?" },
+  { id: "ws", title: "Signaling over WebSocket", about: "Do messages pass to every region?" },
+  { id: "turn-udp", title: "Relay over UDP", about: "The best way for sound and picture." },
+  { id: "turn-tcp", title: "Relay over TCP", about: "For networks that block UDP." },
+  { id: "turn-tls", title: "Relay over TLS", about: "For networks that let only web traffic through." },
+  { id: "direct", title: "Direct connection", about: "A shorter way, where both networks allow it." },
+  { id: "quality", title: "Call quality", about: "Sound and picture to the server and back." },
+  { id: "devices", title: "Camera and microphone", about: "Are they there?" },
+];
+
+/** @type {Record<State, string>} */
+export const STATE_WORDS = {
+  waiting: "Waiting", running: "Running", passed: "Passed", warning: "Warning", failed: "Failed",
+  skipped: "Skipped", aborted: "Stopped",
+};
+
+/** The same for every check, unless OWN says otherwise. @type {Partial<Record<Reason, string>>} */
+const SHARED = {
+  unreachable: "Nothing answers.",
+  connection_refused: "The connection is refused.",
+  dns: "The name cannot be resolved.",
+  tls_certificate: "The certificate is not trusted.",
+  http_status: "Something else than Parley answers.",
+  rate_limited: "Too many tests from this network for now; try again in a few minutes.",
+  server_gone: "The server answered at first, and does not any more.",
+  timeout: "No result in time.",
+  not_offered: "Not offered by this server.",
+  no_credentials: "The server gave no credentials for the relay.",
+  credential_rejected: "The relay does not accept the server's credentials.",
+  credential_expired: "The credentials for the relay have expired.",
+  allocation_quota: "The relay is full at the moment.",
+  peer_denied: "The relay answers, and refuses to send to other people.",
+  hairpin: "Works, except between two people on this very relay.",
+  relay_silent: "The relay answers, but nothing passes through it.",
+  upgrade_refused: "The server answers, but refuses the WebSocket; often a proxy on the way does that.",
+  frames_blocked: "The connection opens and no message passes; often a proxy on the way does that.",
+  wrong_region: "Another region answers in its place.",
+  wrong_nonce: "Something else answers in its place.",
+  unsupported: "This browser lacks what the check needs.",
+  permission_denied: "The browser or the visitor did not allow it.",
+  aborted: "Stopped before it was done.",
+  internal: "The test itself failed.",
+};
+
+/** @type {Record<string, Partial<Record<Reason, string>>>} */
+const OWN = {
+  direct: {
+    not_offered: "The server has no address that could be tried directly.",
+    unreachable: "Not possible from here; calls go through the relay instead.",
+    relay_silent: "Not possible from here; calls go through the relay instead.",
+    packet_loss: "Possible, but packets get lost on the way.",
+  },
+  quality: {
+    not_offered: "Needs a relay that works, and a server that takes part.",
+    relay_silent: "Sound and picture do not get through.",
+    timeout: "The server did not take part in time.",
+    unsupported: "Not measured: this browser cannot send a picture of its own.",
+    rate_limited: "The server takes part in no more tests for now; try again in a minute.",
+  },
+  devices: {
+    no_camera: "No camera was found; you can still see others, and talk.",
+    no_microphone: "No microphone was found; you can still hear and see others.",
+    permission_denied: "Not allowed to use them; a generated picture and tone were sent instead.",
+    device_in_use: "Another program is using them; close it before a call.",
+    unsupported: "Browsers open camera and microphone only on pages with https.",
+    timeout: "The browser's question was not answered in time.",
+    aborted: "Stopped before the browser's question was answered.",
+  },
+};
+const HIDDEN = "Not measured: the page was in the background, where browsers slow it down. Keep it in view and test again.";
+
+/** @param {number} ms */
+export const inMs = (ms) => `${ms < 10 ? Math.max(ms, 0.1).toFixed(1) : Math.round(ms)} ms`;
+/** @param {number} kbps */
+export const inBits = (kbps) => (kbps < 1000 ? `${Math.round(kbps)} kbit/s` : `${(kbps / 1000).toFixed(1)} Mbit/s`);
+/** @param {number} ratio 0 to 1 */
+export const inPercent = (ratio) => `${(100 * ratio).toFixed(ratio > 0 && ratio < 0.0995 ? 1 : 0)} %`;
+
+/**
+ * @param {string} row
+ * @param {Finding[]} findings of that row; more than one for regions, and for sound and picture
+ * @returns {string}
+ */
+export function lineOf(row, findings) {
+  const [first] = findings;
+  if (!first) return "";
+  if (first.hidden && first.state === "skipped") return HIDDEN;
+  if (row === "ws") return ofRegions(findings);
+  if (row === "quality") return ofQuality(findings);
+  return lineOfOne(row, first);
+}
+
+/**
+ * @param {string} row
+ * @param {Finding} finding
+ */
+export function lineOfOne(row, { name, state, reason = "", figures = {} }) {
+  if (name === "turn" && figures.received) return ofPackets(reason, figures);
+  const known = OWN[row]?.[reason] ?? SHARED[reason];
+  if (known) return known;
+  if (state === "passed" || state === "warning") return passing(row, figures);
+  return "";
+}
+
+/** @param {string} row @param {Numbers} figures */
+function passing(row, { round_trip_ms: trip, received, sent, cameras = 0, microphones = 0, opened = 0 }) {
+  if (row === "devices") {
+    if (opened) return "Both work.";
+    return cameras && microphones ? "Both are there; they were not opened." : "";
+  }
+  if (trip === undefined) return "";
+  if (row === "direct") return `${received} of ${sent} packets came back, in ${inMs(trip)}.`;
+  return `Answers in ${inMs(trip)}.`;
+}
+
+/** @param {Reason} reason @param {Numbers} figures */
+function ofPackets(reason, { received = 0, sent = 0, round_trip_ms: trip }) {
+  if (reason === "hairpin") return /** @type {string} */ (SHARED.hairpin);
+  const passed = `${received} of ${sent} packets came through`;
+  if (reason === "packet_loss") return `Only ${passed}.`;
+  return trip === undefined ? `${passed}.` : `${passed}, in ${inMs(trip)}.`;
+}
+
+/** @param {Finding[]} findings */
+function ofRegions(findings) {
+  const bad = findings.filter(({ state }) => state !== "passed" && state !== "warning" && state !== "running");
+  const [worst] = bad;
+  if (findings.length === 1 || !worst) {
+    const trips = findings.flatMap(({ figures }) => figures?.round_trip_ms ?? []);
+    if (worst || !trips.length) return lineOfOne("ws", /** @type {Finding} */ (findings[0]));
+    if (findings.length === 1) return `Answers in ${inMs(Math.min(...trips))}.`;
+    return `All ${findings.length} regions answer, the nearest in ${inMs(Math.min(...trips))}.`;
+  }
+  const why = lineOfOne("ws", worst);
+  if (bad.length === findings.length) return `None of ${findings.length} regions: ${lowered(why)}`;
+  return `${findings.length - bad.length} of ${findings.length} regions; not ${bad.map(({ region }) => region).join(", ")}: ${lowered(why)}`;
+}
+
+/** @param {string} text */
+const lowered = (text) => text.charAt(0).toLowerCase() + text.slice(1);
+
+/** @param {Finding[]} findings sound, then picture */
+function ofQuality(findings) {
+  const [audio, video] = findings;
+  if (!audio || audio.figures?.mos === undefined) return lineOfOne("quality", /** @type {Finding} */ (audio));
+  const parts = [`Sound ${rating(audio.figures.mos)}`];
+  if (video?.figures?.mos !== undefined) {
+    parts.push(video.state === "failed" ? "too little for a picture" : `picture ${rating(video.figures.mos)}`);
+  }
+  const { bitrate_kbps: sound = 0, round_trip_ms: trip = 0, loss_ratio: loss = 0 } = audio.figures;
+  const lost = Math.max(loss, video?.figures?.loss_ratio ?? 0);
+  const bitrate = sound + (video?.figures?.bitrate_kbps ?? 0);
+  return `${parts.join(", ")}: ${inBits(bitrate)}, ${inMs(trip)}, ${inPercent(lost)} lost.`;
+}
+
+/**
+ * Of a row with several findings.
+ * @param {Finding[]} findings
+ * @returns {State}
+ */
+export function stateOfRow(findings) {
+  const states = findings.map(({ state }) => state);
+  const has = (/** @type {State} */ state) => states.includes(state);
+  if (!states.length) return "waiting";
+  if (has("running") || has("waiting")) return states.every((state) => state === "waiting") ? "waiting" : "running";
+  if (has("aborted")) return "aborted";
+  if (has("failed")) return states.every((state) => state === "failed") ? "failed" : "warning";
+  if (has("warning")) return "warning";
+  return has("passed") ? "passed" : "skipped";
+}
+
+/** Which row shows it. @param {{name: string, transport?: string | null}} finding */
+export function rowOf({ name, transport }) {
+  if (name === "turn") return `turn-${transport}`;
+  return name.startsWith("quality") ? "quality" : name;
+}
