@@ -27,7 +27,7 @@ from turn_broker.credentials import TurnCredential
 from turn_broker.ice_servers import TurnUri, parse_turn_uri
 
 HTTP_TIMEOUT_S = 8.0
-TURN_LIMIT_S = 30.0
+TURN_LIMIT_S = 45.0
 WS_LIMIT_S = 15.0
 API_LIMIT_S = 30.0
 QUALITY_EXTRA_S = 25.0
@@ -106,6 +106,7 @@ class Run:
 
     def _turns(self, api: Api, session: ProbeSession) -> list[Awaitable[None]]:
         found: list[Awaitable[None]] = []
+        alone = asyncio.Lock()
         for transport in self.plan.transports:
             offers = offers_of(session, transport)
             if not offers:
@@ -117,22 +118,32 @@ class Run:
                     detail="not offered",
                 )
                 self._settle(skipped)
-            found += [self._turn(api, session, uri, credential) for uri, credential in offers]
+            found += [self._turn(api, session, *offer, alone) for offer in offers]
         return found
 
     def _turn(
-        self, api: Api, session: ProbeSession, uri: TurnUri, credential: TurnCredential
+        self,
+        api: Api,
+        session: ProbeSession,
+        uri: TurnUri,
+        credential: TurnCredential,
+        alone: asyncio.Lock,
     ) -> Awaitable[None]:
         async def server_peer() -> bool:
             if not session.limits.peers:
                 return False
             from probes.checks.far_peer import carries_data
 
-            return await carries_data(api, uri, credential)
+            return await carries_data(api, uri, credential, self.plan.tls)
 
         is_expired = time.time() - api.clock_skew_s > session.expires_at  # noqa: TID251
         check = TurnCheck(
-            uri, credential, is_expired=is_expired, tls=self.plan.tls, server_peer=server_peer
+            uri,
+            credential,
+            is_expired=is_expired,
+            tls=self.plan.tls,
+            server_peer=server_peer,
+            alone=alone,
         )
         return self._one(check.waiting(), check.check(), TURN_LIMIT_S)
 
@@ -153,7 +164,8 @@ class Run:
         for one in waiting:
             self._note(one)
         began = time.monotonic()
-        check = QualityCheck(api, *found, duration_s=self.plan.quality_s)
+        duration_s = self.plan.quality_s
+        check = QualityCheck(api, *found, duration_s=duration_s, tls=self.plan.tls)
         try:
             async with asyncio.timeout(self.plan.quality_s + QUALITY_EXTRA_S):
                 results = await check.check()

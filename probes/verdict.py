@@ -60,6 +60,13 @@ _OURS = frozenset(
     }
 )
 """Faults of the deployment, which no network's owner can mend."""
+_UNMEASURED = frozenset({Reason.RELAY_SILENT, Reason.TIMEOUT, Reason.UNREACHABLE, Reason.INTERNAL})
+"""Why a quality check says nothing of the quality, where no device is to blame."""
+_LOSSY = Verdict(
+    State.WARNING,
+    "The relay can be reached, but packets get lost on the way.",
+    "Expect broken sound and frozen pictures at times; a cable or another network helps.",
+)
 
 
 def verdict_of(results: Sequence[CheckResult]) -> Verdict:
@@ -67,12 +74,26 @@ def verdict_of(results: Sequence[CheckResult]) -> Verdict:
     if any(result.state is State.ABORTED for result in results):
         return Verdict(State.ABORTED, "The test was stopped.", "Start it again to get a result.")
     return (
-        _server(results)
+        _gone(results)
+        or _server(results)
         or _signaling_down(results)
         or _relay(results)
         or _signaling_partly(results)
         or _quality(results)
+        or _relay_fault(results)
         or _good(results)
+    )
+
+
+def _gone(results: Sequence[CheckResult]) -> Verdict | None:
+    gone = {result.name for result in results if result.reason is Reason.SERVER_GONE}
+    others = any(result.name == "ws" and result.state in _WORKS for result in results)
+    if not gone or (gone == {"ws"} and others):
+        return None
+    return Verdict(
+        State.FAILED,
+        "The server stopped answering during the test.",
+        "It may have been restarted; start the test again in a moment.",
     )
 
 
@@ -126,13 +147,35 @@ def _relay(results: Sequence[CheckResult]) -> Verdict | None:
             "Sound and picture wait for lost packets, so a bad moment is felt longer.",
             [] if ours else _asks(over_udp),
         )
-    if all(result.state is State.WARNING for result in turns):
+    if all(result.reason is Reason.HAIRPIN for result in turns if result.state in _WORKS):
         return Verdict(
             State.WARNING,
-            "The relay can be reached, but packets get lost on the way.",
-            "Expect broken sound and frozen pictures at times; a cable or another network helps.",
+            "The relay does not carry calls between two people who both need it.",
+            "Other calls work. Tell whoever runs this server; nothing is wrong with this network.",
         )
+    if any(result.reason is Reason.PACKET_LOSS and result.transport == "udp" for result in turns):
+        return _LOSSY
+    if all(result.state is State.WARNING for result in turns):
+        return _LOSSY
     return None
+
+
+def _relay_fault(results: Sequence[CheckResult]) -> Verdict | None:
+    """Of the deployment, over one way while another works: its own people should hear of it."""
+    faulty = {
+        _NAMES[result.transport]
+        for result in results
+        if result.transport and result.state is State.FAILED and result.reason in _OURS
+    }
+    if not faulty:
+        return None
+    over = _listed([name for name in _NAMES.values() if name in faulty])
+    return Verdict(
+        State.WARNING,
+        f"Calls work from here, but the relay cannot be used over {over}.",
+        "People in stricter networks may need it. Tell whoever runs this server; nothing is wrong "
+        "with this network.",
+    )
 
 
 def _no_relay(results: Sequence[CheckResult], failed: Sequence[CheckResult]) -> Verdict:
@@ -196,6 +239,12 @@ def _quality(results: Sequence[CheckResult]) -> Verdict | None:
             State.WARNING,
             "Calls work from here, with reduced quality.",
             "Expect a smaller picture or short interruptions when the network is busy.",
+        )
+    if any(result and result.reason in _UNMEASURED for result in (audio, video)):
+        return Verdict(
+            State.WARNING,
+            "Calls are likely to work from here, but their quality could not be measured.",
+            "Start the test again; if that does not help, tell whoever runs this server.",
         )
     return None
 

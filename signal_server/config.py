@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,12 +34,17 @@ from turn_broker.config import (
     overlay_accounts,
     overlay_backplane,
     overlay_turn,
+    refuse_unknown,
     section,
+    shared_sections,
 )
+from turn_broker.fleet.redis_url import parse_redis_url
 from turn_broker.guesses import GuessLimits
 from turn_broker.parts import accounts_of, broker_of
 
 PREFIX = "PARLEY_"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+"""As browsers write it (RFC 6454 section 6.1): no path, not even a slash."""
 _LISTS = frozenset({"origins", "trusted_proxies"})
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -127,6 +133,11 @@ def load(path: Path | None, variables: Mapping[str, str]) -> Settings:
             raw = tomllib.loads(path.read_text("utf-8"))
         except (OSError, UnicodeError, tomllib.TOMLDecodeError) as flaw:
             raise SettingsError(str(path), str(flaw)) from flaw
+    own = {
+        name: {field.name for field in msgspec.structs.fields(kind)}
+        for name, kind in _OWN_SECTIONS.items()
+    }
+    refuse_unknown(variables, {**shared_sections(), **own})
     overlay_turn(raw, variables)
     overlay_accounts(raw, variables)
     overlay_backplane(raw, variables)
@@ -141,6 +152,22 @@ def check(settings: Settings) -> None:
     broker_of(settings.turn)
     if settings.server.admin_token:
         check_secret("server.admin_token", settings.server.admin_token)
+    _check_numbers(settings)
+    for place, endpoint in enumerate(settings.webhooks.endpoints):
+        flaw = flaw_of(endpoint)
+        if flaw is not None:
+            raise SettingsError(f"webhooks.endpoints[{place}]", flaw)
+    for origin in settings.cors.origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise SettingsError("cors.origins", f"{origin} is no scheme://host[:port]")
+    if settings.backplane.url:
+        try:
+            parse_redis_url(settings.backplane.url)
+        except ValueError as flaw:
+            raise SettingsError("backplane.url", str(flaw)) from flaw
+
+
+def _check_numbers(settings: Settings) -> None:
     for key, value in _figures(msgspec.to_builtins(settings)):
         if not math.isfinite(value):
             raise SettingsError(key, "must be a finite number")
@@ -149,15 +176,8 @@ def check(settings: Settings) -> None:
     for field in msgspec.structs.fields(Limits):
         if field.name != "resume_window_s" and getattr(settings.limits, field.name) <= 0:
             raise SettingsError(f"limits.{field.name}", "must be greater than zero")
-    for place, endpoint in enumerate(settings.webhooks.endpoints):
-        flaw = flaw_of(endpoint)
-        if flaw is not None:
-            raise SettingsError(f"webhooks.endpoints[{place}]", flaw)
     if settings.rates.session.candidate.burst < settings.limits.candidates_per_message:
         raise SettingsError("rates.session.candidate.burst", "below limits.candidates_per_message")
-    for origin in settings.cors.origins:
-        if origin != "*" and "://" not in origin:
-            raise SettingsError("cors.origins", f"{origin} has no scheme")
 
 
 def _figures(value: object, key: str = "") -> Iterator[tuple[str, float]]:

@@ -39,9 +39,15 @@ class RunningBroker:
 
 @contextlib.contextmanager
 def start_broker(
-    *turn_urls: str, extra: dict[str, str] | None = None, config: Path | None = None
+    *turn_urls: str,
+    extra: dict[str, str] | None = None,
+    config: Path | None = None,
+    log: Path | None = None,
 ) -> Iterator[RunningBroker]:
-    """`python -m turn_broker` as a foreground child on a free port; `extra` is environment."""
+    """`python -m turn_broker` as a foreground child on a free port; `extra` is environment.
+
+    `log` takes its standard error.
+    """
     environment = {
         name: text for name, text in os.environ.items() if not name.startswith("PARLEY_")
     } | {
@@ -57,9 +63,12 @@ def start_broker(
     command = [sys.executable, "-m", "turn_broker", "--port", "0"]
     if config is not None:
         command += ["--config", str(config)]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    ) as child:
+    with (
+        log.open("ab") if log else contextlib.nullcontext() as errors,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as child,
+    ):
         try:
             assert child.stdout is not None
             with selectors.DefaultSelector() as selector:

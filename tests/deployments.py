@@ -37,6 +37,7 @@ address_per_s = 100.0
 [turn]
 secret = "{secret}"
 urls = [{urls}]
+probing.enabled = false
 [[accounts]]
 sid = "AC{sid}"
 auth_token = "{auth_token}"

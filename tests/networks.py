@@ -19,7 +19,6 @@ from two_networks import LINKS, SERVER_ADDRESS, FarSide, two_networks
 LINK = "wifi"
 _NEAR, _FAR = f"{LINKS[LINK]}.1", f"{LINKS[LINK]}.2"
 _TABLE = "parley_faults"
-_WAYS = (("input", "iifname"), ("output", "oifname"))
 _SLOW_LINK = Path(__file__).with_name("slow_link.py")
 _devices = itertools.count()
 
@@ -41,7 +40,7 @@ class Network:
 
     def refuses(self, *packets: str) -> contextlib.AbstractContextManager[None]:
         """The same, but the client is told: TCP with a reset."""
-        return self._filter(*(f"{one} reject with tcp reset" for one in packets), ways=_WAYS[:1])
+        return self._filter(*(f"{one} reject with tcp reset" for one in packets))
 
     def loses(self, percent: int) -> contextlib.AbstractContextManager[None]:
         """That share of UDP's packets, at random, in each direction."""
@@ -51,13 +50,12 @@ class Network:
     def carries(self, kbit_per_s: int) -> Iterator[None]:
         """So much and no more in each direction, and 200 ms of it may wait."""
         limit = ["root", "tbf", "rate", f"{kbit_per_s}kbit", "burst", "4kb", "latency", "200ms"]
-        far = ["ip", "netns", "exec", self.far.namespace]
-        for side in ([], far):
+        for side in self._sides:
             _run(*side, "tc", "qdisc", "add", "dev", LINK, *limit)
         try:
             yield
         finally:
-            for side in ([], far):
+            for side in self._sides:
                 _run(*side, "tc", "qdisc", "del", "dev", LINK, "root")
 
     @contextlib.contextmanager
@@ -79,22 +77,27 @@ class Network:
                 child.kill()
 
     @contextlib.contextmanager
-    def _filter(self, *rules: str, ways: tuple[tuple[str, str], ...] = _WAYS) -> Iterator[None]:
-        lines = [
-            f"add chain ip {_TABLE} {hook} {{ type filter hook {hook} priority 0; }}"
-            for hook, _ in ways
-        ]
-        lines += [
-            f"add rule ip {_TABLE} {hook} {way} {LINK} {rule}"
-            for hook, way in ways
-            for rule in rules
-        ]
-        text = "\n".join((f"add table ip {_TABLE}", *lines))
-        subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
+    def _filter(self, *rules: str) -> Iterator[None]:
+        """At the input of either side: a sender must not notice."""
+        text = "\n".join(
+            (
+                f"add table ip {_TABLE}",
+                f"add chain ip {_TABLE} input {{ type filter hook input priority 0; }}",
+                *(f"add rule ip {_TABLE} input iifname {LINK} {rule}" for rule in rules),
+            )
+        )
+        for side in self._sides:
+            subprocess.run([*side, "nft", "-f", "-"], input=text, text=True, check=True)
         try:
             yield
         finally:
-            _run("nft", "delete", "table", "ip", _TABLE)
+            for side in self._sides:
+                _run(*side, "nft", "delete", "table", "ip", _TABLE)
+
+    @property
+    def _sides(self) -> tuple[list[str], list[str]]:
+        """What to put before a command for this side and for the client's."""
+        return [], ["ip", "netns", "exec", self.far.namespace]
 
 
 @contextlib.contextmanager

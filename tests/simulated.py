@@ -22,7 +22,7 @@ from signal_server.client_session import Arrival, ClientSession
 from signal_server.client_wire import read
 from signal_server.core import inputs
 from signal_server.core.effects import Close, Effect, Send
-from signal_server.core.rules import Rules
+from signal_server.core.rules import NegotiationRules, Rules
 from signal_server.core.switchboard import Switchboard
 from signal_server.roster import Roster
 from signal_server.wire import messages as wire
@@ -30,12 +30,14 @@ from signal_server.wire.base import Request
 from signal_server.wire.codec import Refusal, decode
 from signal_server.wire.limits import Limits
 from signal_server.wire.rates import unhurried
+from signal_server.wire.receipts import Receipt, Stage
 
 BUSY_S = 60.0
 QUIET_S = 60.0
 WINDOW_S = 10.0
 OUTBOX = 40
 
+_STAGES = list(Stage)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -126,6 +128,12 @@ class SimClient:
         self.lost_at: float | None = None
         self.world = world
         self.items: dict[str, Item] = {}
+        self.told: dict[tuple[str, str], list[Stage]] = {}
+        """Receipts, by own peer and request; half of the clients want them."""
+        self.replaced = 0
+        self.room: str | None = None
+        self._former: wire.Former | None = None
+        self._features = ["receipts"] * world.dice.randint(0, 1)
         self.connect()
         self._tick()
 
@@ -134,7 +142,23 @@ class SimClient:
     def connect(self) -> None:
         resume = self.session.resume() if self.session else None
         self.link = self.world.link(self)
-        self.link.to_server(wire.Hello(token="t", resume=resume))
+        hello = wire.Hello(token="t", resume=resume, features=self._features)
+        if self._former is not None:
+            hello = msgspec.structs.replace(hello, replaces=self._former, room=self.room)
+        self.link.to_server(hello)
+
+    def reload(self) -> None:
+        """The page is loaded anew: it keeps no more than what `replaces` needs."""
+        assert self.session is not None
+        resume, self.room = self.session.resume(), self.roster.room
+        self._former = wire.Former(resume.session, resume.secret)
+        self.world.history.gap(self.session.peer)
+        self.session, self.replaced = None, self.replaced + 1
+        self.items.clear()
+        link, self.link, self.is_up = self.link, None, False
+        if link is not None:
+            link.cut()
+            self.world.time.after(self.world.absence(), self.connect)
 
     def notices(self, link: Link) -> None:
         """That the link is gone."""
@@ -165,6 +189,8 @@ class SimClient:
 
     def _welcomed(self, welcome: wire.Welcome) -> None:
         self.session = ClientSession(welcome)
+        self._former = None
+        self.world.unheard.discard(welcome.peer)
         self.is_up = True
         self.roster.clear()
         self.began()
@@ -175,7 +201,7 @@ class SimClient:
         self.world.lost_session(self.session, code)
         self.session = None
         self.items.clear()
-        link.to_server(wire.Hello(token="t"))
+        link.to_server(wire.Hello(token="t", features=self._features))
 
     def _catch_up(self) -> None:
         assert self.session is not None
@@ -209,10 +235,21 @@ class SimClient:
         self.world.history.numbers(session.id, getattr(message, "seq", 0))
         if isinstance(message, wire.Ok | wire.Error):
             self._settle(session, message)
+        elif isinstance(message, Receipt):
+            self._follow(session, message)
+            self.heard(message)
         else:
             if not session.is_in_snapshot(message):
                 self.roster.apply(message)
             self.heard(message)
+
+    def _follow(self, session: ClientSession, receipt: Receipt) -> None:
+        """Stages only go forward, and nothing follows the last ones."""
+        assert self._features, "nobody asked for it"
+        stages = self.told.setdefault((session.peer, str(receipt.ref)), [])
+        assert not {Stage.EXPIRED, Stage.DROPPED} & set(stages), (stages, receipt)
+        assert all(_STAGES.index(stage) < _STAGES.index(receipt.stage) for stage in stages)
+        stages.append(receipt.stage)
 
     def _settle(self, session: ClientSession, reply: wire.Ok | wire.Error) -> None:
         number = str(reply.id)
@@ -221,7 +258,8 @@ class SimClient:
         item = self.items.pop(number, None)
         if isinstance(reply, wire.Error):
             assert reply.code in self.expected_refusals, reply
-            if item is not None:
+            # With its number, glare is about an offer that was relayed before it lost.
+            if item is not None and reply.negotiation is None:
                 item.refused()
         else:
             self.ok += 1
@@ -281,10 +319,15 @@ class World:
         self._links: dict[int, Link] = {}
         self._detached: dict[str, float] = {}
         """When the server noticed that a session's connection is gone, by session."""
+        self.unheard: set[str] = set()
+        """Peers whose welcome never came, though others have seen them."""
         self._with_gap: set[str] = set()
         """Sessions that the server gave up because their log was too short."""
         limits = Limits(resume_window_s=WINDOW_S, outbox_messages=OUTBOX)
-        self.board = Switchboard("n", "r", Rules(limits=limits, rates=unhurried()), 1)
+        # Every other run arbitrates glare.
+        negotiation = NegotiationRules(glare="arbitrate" if seed % 2 else "passthrough")
+        rules = Rules(limits=limits, rates=unhurried(), negotiation=negotiation)
+        self.board = Switchboard("n", "r", rules, 1)
 
     def run(self) -> None:
         """Busy, with links that break, and then quiet until everything is told."""
@@ -293,6 +336,8 @@ class World:
         self.time.run(BUSY_S)
         self.is_busy = False
         self.time.run(BUSY_S + QUIET_S)
+        for peer in self.unheard:
+            self.history.gap(peer)
 
     def everybody_vanishes(self) -> None:
         """Nobody comes back, and the windows end."""
@@ -342,6 +387,7 @@ class World:
                 peer=f"p{fresh}",
                 hello=message,
             )
+            self.unheard.add(opened.peer)
             self._feed(opened)
         else:
             resume = message.resume

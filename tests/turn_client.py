@@ -86,15 +86,17 @@ class RawClient:
 
 @asynccontextmanager
 async def raw_client(
-    address: tuple[str, int], *, transport: str = "udp", receive_buffer: int = 0
+    address: tuple[str, int], *, transport: str = "udp", receive_buffer: int = 0, source: str = ""
 ) -> AsyncIterator[RawClient]:
-    """A client of the TURN server at `address`."""
+    """A client of the TURN server at `address`, from the address `source` if there is one."""
     stream = transport == "tcp"
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
     with socket.socket(family, kind) as sock:
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            sock.bind((source, 0))
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)
         frames = StreamFrames()

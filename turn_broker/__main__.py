@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from turn_broker.cli import Refused, config_option
-from turn_broker.config import BrokerSettings, SettingsError, load
+from turn_broker.config import BrokerSettings, SettingsError, check_secret, load
 from turn_broker.openapi import openapi_document
 from turn_broker.parts import accounts_of, store_of
 from turn_broker.problem import framework_problem
@@ -41,10 +41,13 @@ GC_THRESHOLDS = (20_000, 20, 50)
 def app_of(settings: BrokerSettings) -> Starlette:
     """The application; raises SettingsError."""
     accounts = accounts_of(settings.accounts, store_of(settings.turn))
+    if settings.server.admin_token:
+        check_secret("server.admin_token", settings.server.admin_token)
     service = BrokerService(
         settings.turn,
         accounts,
         default_account=settings.accounts[0].sid,
+        admin_token=settings.server.admin_token,
         backplane_url=settings.backplane.url,
     )
     registry = CollectorRegistry()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -125,11 +125,13 @@ class AccountSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fiel
     limits: AccountLimits = NO_LIMITS
 
 
-class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServerSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[server]` of a broker that runs alone."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    admin_token: str = ""
+    """Opens nodes and secrets to the operator, as the default account's credentials do."""
 
 
 class BackplaneSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,7 +168,9 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Bro
     server = own.get("server")
     if isinstance(server, dict):
         # In a shared parley.toml this section has more keys, which signaling checks.
-        own["server"] = {key: server[key] for key in ("host", "port") if key in server}
+        known = ServerSettings.__struct_fields__
+        own["server"] = {key: server[key] for key in known if key in server}
+    refuse_unknown(environment, shared_sections())
     overlay_turn(own, environment)
     overlay_accounts(own, environment)
     overlay_backplane(own, environment)
@@ -174,6 +178,9 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Bro
         value = environment.get(f"{_PREFIX}SERVER_{key.upper()}")
         if value is not None:
             section(own, "server")[key] = int(value) if value.isdecimal() else value
+    admin_token = from_environment(environment, f"{_PREFIX}SERVER_ADMIN_TOKEN")
+    if admin_token is not None:
+        section(own, "server")["admin_token"] = admin_token
     return convert(own, BrokerSettings)
 
 
@@ -210,6 +217,30 @@ def overlay_backplane(raw: dict[str, Any], environment: Mapping[str, str]) -> No
     url = from_environment(environment, f"{_PREFIX}BACKPLANE_URL")
     if url is not None:
         section(raw, "backplane")["url"] = url
+
+
+def refuse_unknown(environment: Mapping[str, str], sections: Mapping[str, Collection[str]]) -> None:
+    """Refuse a `PARLEY_<SECTION>_...` variable that no key of that section reads.
+
+    `sections` are keys by section, in lower case; variables of other sections are not looked at.
+    """
+    for name in environment:
+        for section_name, keys in sections.items():
+            prefix = f"{_PREFIX}{section_name.upper()}_"
+            if name.startswith(prefix):
+                key = name.removeprefix(prefix).removesuffix("_FILE").lower()
+                if key not in keys and f"{key}_file" not in keys:
+                    raise SettingsError(name, "unknown key")
+
+
+def shared_sections() -> dict[str, Collection[str]]:
+    """The keys of `[turn]`, `[[accounts]]` and `[backplane]` that the environment may set."""
+    turn = {field.name for field in msgspec.structs.fields(TurnSettings)} - _TABLES
+    return {
+        "turn": turn,
+        "accounts": {"sid", "auth_token", *_KEY_FIELDS},
+        "backplane": {field.name for field in msgspec.structs.fields(BackplaneSettings)},
+    }
 
 
 def overlay_accounts(raw: dict[str, Any], environment: Mapping[str, str]) -> None:

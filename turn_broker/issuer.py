@@ -246,13 +246,12 @@ class Issuer:
 
 def _bounded_terms(terms: Terms, asker: Asker) -> Terms:
     limits = asker.account.limits
-    if limits.token_bytes is None and limits.allocations is None:
+    if (limits.token_bytes, limits.allocations, limits.byte_quota) == (None, None, None):
         return terms
-    asked = terms.max_bytes
-    ceiling = limits.token_bytes
-    bounds = [bound for bound in (asked, ceiling) if bound is not None]
+    bounds = [bound for bound in (terms.max_bytes, limits.token_bytes) if bound is not None]
     return replace(
         terms,
         max_bytes=min(bounds) if bounds else None,
         max_allocations=limits.allocations,
+        account_bytes=limits.byte_quota,
     )

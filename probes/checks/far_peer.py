@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 
 import httpx
@@ -18,10 +19,10 @@ from aiortc import (
     RTCPeerConnection,
     RTCSessionDescription,
 )
-from aiortc.rtcconfiguration import RTCIceTransportPolicy
+from aiortc.rtcconfiguration import RTCBundlePolicy, RTCIceTransportPolicy
 
 from probes.checks.api import Api
-from probes.messages import PeerAnswer, PeerMode, Transport
+from probes.messages import PeerAnswer, PeerMode
 from turn_broker.credentials import TurnCredential
 from turn_broker.ice_servers import TurnUri
 
@@ -35,26 +36,35 @@ class NoFarPeer(Exception):  # noqa: N818 - what came of a check, not a mistake
 
 
 def relayed_connection(uri: TurnUri, credential: TurnCredential) -> RTCPeerConnection:
-    """Nothing but this relay is used."""
+    """Nothing but this relay is used, and one address of it."""
     server = RTCIceServer(str(uri), credential.username, credential.password)
     return RTCPeerConnection(
-        RTCConfiguration(iceServers=[server], iceTransportPolicy=RTCIceTransportPolicy.RELAY)
+        RTCConfiguration(
+            iceServers=[server],
+            bundlePolicy=RTCBundlePolicy.MAX_BUNDLE,
+            iceTransportPolicy=RTCIceTransportPolicy.RELAY,
+        )
     )
 
 
 @contextlib.asynccontextmanager
 async def connected(
-    api: Api, pc: RTCPeerConnection, mode: PeerMode, *, transport: Transport | None = None
+    api: Api, pc: RTCPeerConnection, mode: PeerMode, tls: ssl.SSLContext | None
 ) -> AsyncIterator[tuple[PeerAnswer, RTCDataChannel]]:
-    """Connects `pc` with a server peer and a data channel; raises NoFarPeer. Ends both."""
+    """Connects `pc` with a server peer and a data channel; raises NoFarPeer. Ends both.
+
+    `tls` is whom to trust instead of the system's authorities.
+    """
     channel = pc.createDataChannel("probe", ordered=False, maxRetransmits=0)
+    if tls is not None:
+        _trust(pc, tls)
     opened = asyncio.Event()
     channel.on("open", opened.set)
     answer: PeerAnswer | None = None
     try:
         async with asyncio.timeout(CONNECT_S):
             await pc.setLocalDescription(await pc.createOffer())
-            answer = await _answer(api, pc.localDescription.sdp, mode, transport)
+            answer = await _answer(api, pc.localDescription.sdp, mode)
             await pc.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
             await pc.addIceCandidate(None)
             await opened.wait()
@@ -68,10 +78,13 @@ async def connected(
                 await api.call("DELETE", f"/v1/probes/peers/{answer.id}")
 
 
-async def carries_data(api: Api, uri: TurnUri, credential: TurnCredential) -> bool:
+async def carries_data(
+    api: Api, uri: TurnUri, credential: TurnCredential, tls: ssl.SSLContext | None
+) -> bool:
     """Whether some messages come back from the deployment's peer through this relay."""
+    pc = relayed_connection(uri, credential)
     try:
-        async with connected(api, relayed_connection(uri, credential), "data") as (_, channel):
+        async with connected(api, pc, "data", tls) as (_, channel):
             back: asyncio.Queue[str] = asyncio.Queue()
             channel.on("message", back.put_nowait)
             for number in range(ECHOES):
@@ -84,10 +97,14 @@ async def carries_data(api: Api, uri: TurnUri, credential: TurnCredential) -> bo
         return False
 
 
-async def _answer(api: Api, sdp: str, mode: PeerMode, transport: Transport | None) -> PeerAnswer:
-    body = {"sdp": sdp, "mode": mode, "transport": transport}
+def _trust(pc: RTCPeerConnection, tls: ssl.SSLContext) -> None:
+    """aiortc has no way to say this: its ICE connection has, before it gathers."""
+    pc.sctp.transport.transport.iceGatherer._connection.turn_ssl = tls  # noqa: SLF001
+
+
+async def _answer(api: Api, sdp: str, mode: PeerMode) -> PeerAnswer:
     try:
-        response = await api.call("POST", "/v1/probes/peers", body)
+        response = await api.call("POST", "/v1/probes/peers", {"sdp": sdp, "mode": mode})
         if response.status_code != 201:
             raise NoFarPeer(f"the deployment's peer answers {response.status_code}")
         return msgspec.json.decode(response.content, type=PeerAnswer)

@@ -7,6 +7,7 @@ way, because a call needs both.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -74,12 +75,14 @@ class QualityCheck:
         *,
         duration_s: float = DURATION_S,
         on_update: Callable[[Update], None] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._api = api
         self._uri = uri
         self._credential = credential
         self._duration_s = duration_s
         self._on_update = on_update
+        self._tls = tls
         self._trips: list[float] = []
         self._audio = _Track("audio", [], [])
         self._video = _Track("video", [], [])
@@ -93,7 +96,8 @@ class QualityCheck:
         received: list[aiortc_media.Received] = []
         pc.on("track", lambda track: received.append(aiortc_media.receive(pc, track, echo=False)))
         try:
-            async with far_peer.connected(self._api, pc, "echo") as (answer, channel):
+            connected = far_peer.connected(self._api, pc, "echo", self._tls)
+            async with connected as (answer, channel):
                 pinging = asyncio.ensure_future(self._ping(channel))
                 try:
                     await self._watch(answer.id, picture, received)

@@ -25,8 +25,10 @@ PACKETS = 50
 EVERY_S = 0.02
 ENOUGH = 0.95
 """Share of the packets that must come back for a pass."""
-PACKET_BYTES = 160
-LATE_S = 0.5
+PACKET_BYTES = 100
+"""As speech: a link that carries a call must not fail for the test's own packets."""
+LATE_S = 2.0
+"""For the last packet to come back; both ways through two relays take two round trips each."""
 _ANY_PORT = 1
 ServerPeer = Callable[[], Awaitable[bool]]
 """Whether data passes to the deployment's own peer through this URL."""
@@ -50,6 +52,8 @@ _REASONS: dict[TurnReason, Reason] = {
     TurnReason.QUOTA: Reason.ALLOCATION_QUOTA,
     TurnReason.CAPACITY: Reason.ALLOCATION_QUOTA,
 }
+_GONE = (TurnReason.CLOSED, TurnReason.REFUSED, TurnReason.UNREACHABLE)
+"""What a connection says that had been open."""
 
 
 class TurnCheck:
@@ -63,13 +67,19 @@ class TurnCheck:
         is_expired: bool = False,
         tls: ssl.SSLContext | None = None,
         server_peer: ServerPeer | None = None,
+        alone: asyncio.Lock | None = None,
     ) -> None:
-        """`is_expired` by the server's clock: a 401 then has that reason."""
+        """`is_expired` by the server's clock: a 401 then has that reason.
+
+        Checks with the same `alone` send their packets one after another: together they would
+        fill a thin link, and each would blame it.
+        """
         self.uri = uri
         self._credential = credential
         self._is_expired = is_expired
         self._tls = tls
         self._server_peer = server_peer
+        self._alone = alone or asyncio.Lock()
 
     @property
     def transport(self) -> Transport:
@@ -90,10 +100,12 @@ class TurnCheck:
             connect_ms = 1000 * (time.monotonic() - began)
             failure = await _permit_each_other(here, there)
             if failure is None:
-                trips = await _packets(here, there)
+                async with self._alone:
+                    trips, gone = await _packets(here, there)
+                if gone is not None:
+                    return self._gone(len(trips))
                 if trips:
                     return self._carried(trips, connect_ms)
-                failure = Failure(step=Step.RELAY, reason=TurnReason.TIMEOUT)
         return await self._not_carried(failure)
 
     def _client(self) -> TurnClient:
@@ -122,10 +134,17 @@ class TurnCheck:
             text = f"the certificate is not accepted: {failure.reason.value.removeprefix('tls_')}"
         return self._result(State.FAILED, reason, text)
 
-    async def _not_carried(self, failure: Failure) -> CheckResult:
+    def _gone(self, arrived: int) -> CheckResult:
+        text = f"the relay went away after {arrived} of {PACKETS} packets"
+        return self._result(State.FAILED, Reason.SERVER_GONE, text)
+
+    async def _not_carried(self, failure: Failure | None) -> CheckResult:
+        """`failure` of a permission; None: packets were sent and none came."""
+        if failure is not None and failure.reason in _GONE:
+            return self._gone(0)
         if self._server_peer is not None and await self._server_peer():
             return self._result(State.WARNING, Reason.HAIRPIN)
-        denied = failure.reason is TurnReason.FORBIDDEN
+        denied = failure is not None and failure.reason is TurnReason.FORBIDDEN
         return self._result(State.FAILED, Reason.PEER_DENIED if denied else Reason.RELAY_SILENT)
 
     def _result(
@@ -157,8 +176,8 @@ async def _permit_each_other(here: TurnClient, there: TurnClient) -> Failure | N
     return None
 
 
-async def _packets(here: TurnClient, there: TurnClient) -> list[float]:
-    """Seconds that each packet took there and back; a lost one is missing."""
+async def _packets(here: TurnClient, there: TurnClient) -> tuple[list[float], Failure | None]:
+    """Seconds that each packet took there and back, a lost one is missing; and what ended it."""
     assert here.allocation is not None
     assert there.allocation is not None
     sent_at: dict[bytes, float] = {}
@@ -174,23 +193,22 @@ async def _packets(here: TurnClient, there: TurnClient) -> list[float]:
             await asyncio.sleep(EVERY_S)
 
     async def echo() -> None:
-        while (left := end - time.monotonic()) > 0:
-            heard = await there.receive(left)
-            if isinstance(heard, Received):
-                there.send(heard.peer, heard.payload)
+        while isinstance(heard := await there.receive(end - time.monotonic()), Received):
+            there.send(heard.peer, heard.payload)
 
-    async def collect() -> None:
-        while len(trips) < PACKETS and (left := end - time.monotonic()) > 0:
-            heard = await here.receive(left)
-            if isinstance(heard, Received) and heard.payload[:8] in sent_at:
+    async def collect() -> Failure | None:
+        while len(trips) < PACKETS:
+            heard = await here.receive(end - time.monotonic())
+            if isinstance(heard, Failure):
+                return None if heard.reason is TurnReason.TIMEOUT else heard
+            if heard.payload[:8] in sent_at:
                 trips.append(time.monotonic() - sent_at.pop(heard.payload[:8]))
+        return None
 
-    echoing = asyncio.ensure_future(echo())
-    sending = asyncio.ensure_future(send())
+    others = {asyncio.ensure_future(echo()), asyncio.ensure_future(send())}
     try:
-        await collect()
+        return trips, await collect()
     finally:
-        for task in (echoing, sending):
+        for task in others:
             task.cancel()
-        await asyncio.wait({echoing, sending})
-    return trips
+        await asyncio.wait(others)

@@ -24,6 +24,7 @@ from signal_server.config import CorsSettings, NodeSettings, ServerSettings, Set
 from signal_server.core.rules import NegotiationRules
 from signal_server.wire.limits import Limits
 from signal_server.wire.rates import RateLimits, unhurried
+from turn_broker.cli import Refused
 from turn_broker.config import AccountSettings, ApiKeySettings, SettingsError, TurnSettings
 from turn_broker.guesses import GuessLimits
 from turn_broker.ice_servers import parse_turn_uri
@@ -151,7 +152,7 @@ def dev(  # noqa: PLR0913 - one parameter per option
     try:
         run(main())
     except (SettingsError, ValueError) as flaw:
-        raise click.ClickException(str(flaw)) from flaw
+        raise Refused(str(flaw)) from flaw
 
 
 def _is_default(context: click.Context, name: str) -> bool:
@@ -167,7 +168,7 @@ def _bind(host: str, port: int, may_move: bool) -> socket.socket:
         except OSError as flaw:
             if flaw.errno == errno.EADDRINUSE and candidate < last:
                 continue
-            raise click.ClickException(f"--port {candidate}: {flaw.strerror or flaw}") from flaw
+            raise Refused(f"--port {candidate}: {flaw.strerror or flaw}") from flaw
         if candidate != port:
             click.echo(f"port {port} is taken, using {candidate}", err=True)
         return listener
@@ -190,7 +191,7 @@ async def _start_relay(settings: Settings, port: int, may_move: bool) -> Relay:
         except OSError as flaw:
             if flaw.errno == errno.EADDRINUSE and candidate < last:
                 continue
-            raise click.ClickException(f"--turn-port {candidate}: {flaw.strerror}") from flaw
+            raise Refused(f"--turn-port {candidate}: {flaw.strerror}") from flaw
         if candidate != port and port:
             click.echo(f"TURN port {port} is taken, using {candidate}", err=True)
         return relay

@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from turn_broker.cli import Refused
+
 
 class Keys(msgspec.Struct, frozen=True):
     """Everything secret that a deployment needs."""
@@ -42,7 +44,7 @@ def kept(directory: Path) -> Keys:
     except FileNotFoundError:
         pass
     except msgspec.DecodeError as flaw:
-        raise click.ClickException(f"{path} is damaged: {flaw}") from flaw
+        raise Refused(f"{path} is damaged: {flaw}") from flaw
     keys = generate()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = directory / f"keys.{os.getpid()}.tmp"

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from signal_server.cli.settings import config_option, load_checked
+from turn_broker.cli import Refused
 from turn_broker.config import SettingsError
 
 
@@ -23,7 +24,7 @@ def serve(path: Path | None) -> None:
     try:
         listener = app.bind(server.host, server.port)
     except OSError as flaw:
-        raise click.ClickException(f"server.port: {flaw.strerror or flaw}") from flaw
+        raise Refused(f"server.port: {flaw.strerror or flaw}") from flaw
 
     def ready() -> None:
         app.log.info("ready", extra={"port": listener.getsockname()[1]})
@@ -35,4 +36,4 @@ def serve(path: Path | None) -> None:
     try:
         run(main())
     except SettingsError as flaw:
-        raise click.ClickException(str(flaw)) from flaw
+        raise Refused(str(flaw)) from flaw

@@ -10,6 +10,7 @@ import msgspec
 
 from signal_server import config as settings_module
 from signal_server.config import Settings
+from turn_broker.cli import Refused
 from turn_broker.config import SettingsError
 
 DEFAULT_PATH = Path("parley.toml")
@@ -24,19 +25,13 @@ config_option = click.option(
 )
 
 
-class BadSettings(click.ClickException):
-    """The settings have a flaw; the message names the key."""
-
-    exit_code = FAILED
-
-
 def load_checked(path: Path | None) -> Settings:
-    """The settings, fit for production; raises BadSettings."""
+    """The settings, fit for production; raises Refused."""
     try:
         settings = settings_module.load(_path(path), settings_module.environment())
         settings_module.check(settings)
     except SettingsError as flaw:
-        raise BadSettings(str(flaw)) from flaw
+        raise Refused(str(flaw)) from flaw
     return settings
 
 

@@ -43,6 +43,8 @@ class Wanderer(SimClient):
             self.ask(wire.Join(room=dice.choice(ROOMS)))
         elif what < 0.95:
             self.ask(wire.Update(data=Raw(b"1")))
+        elif what < 0.96:
+            self.reload()
 
     def heard(self, message: Any) -> None:
         if isinstance(message, wire.RelayedMessage) and self.session is not None:

@@ -116,14 +116,25 @@ async def test_peer_aiortc_call_again_after_hanging_up(parley: Parley, room: str
         assert ann_media.messages == ["from bob", "from bob"]
 
 
+@pytest.fixture(scope="module")
+def arbiter(network: None) -> Iterator[Parley]:
+    with start_parley("--glare", "arbitrate") as arbiter:
+        yield arbiter
+        assert traceless(arbiter.log_file)
+
+
 @pytest.mark.parametrize("first_to_offer", ["polite", "impolite"])
+@pytest.mark.parametrize("mode", ["passthrough", "arbitrate"])
 @pytest.mark.root
 @needs_own_network
-async def test_peer_aiortc_glare(parley: Parley, room: str, first_to_offer: str) -> None:
+async def test_peer_aiortc_glare(
+    parley: Parley, arbiter: Parley, room: str, mode: str, first_to_offer: str
+) -> None:
     """Both offer before either has seen the other's: the polite one starts anew and answers."""
+    server = arbiter if mode == "arbitrate" else parley
     async with (
-        aiortc_peer(parley, "ann", room, DIRECT) as (ann, ann_media),
-        aiortc_peer(parley, "bob", room, DIRECT) as (bob, bob_media),
+        aiortc_peer(server, "ann", room, DIRECT) as (ann, ann_media),
+        aiortc_peer(server, "bob", room, DIRECT) as (bob, bob_media),
     ):
         await meet(ann, bob)
         polite, impolite = ann.link(bob.client.peer), bob.link(ann.client.peer)
@@ -155,8 +166,10 @@ class Crossing:
 
         async def offer(to: str, sdp: str) -> int:
             await self._ready.wait()
-            number: int = await send(to, sdp)
-            await self._gone.wait()
+            try:
+                number: int = await send(to, sdp)
+            finally:
+                await self._gone.wait()
             return number
 
         client.offer = offer

@@ -17,6 +17,7 @@ from signal_server.client_connect import ClientSettings
 from signal_server.client_session import SessionLost
 from signal_server.client_wire import DismissedError, ResumeRefusedError, SignalingError
 from signal_server.wire import messages as wire
+from signal_server.wire.receipts import Receipt, Stage
 
 WINDOW_S = 2.0
 QUICK = ClientSettings(backoff_base_s=0.02, backoff_cap_s=0.1)
@@ -120,6 +121,26 @@ async def test_session_that_said_bye_cannot_be_resumed(parley: Parley, room: str
     assert again.greeting["code"] == "resume_expired"
     await bye(one)
     again.kill()
+
+
+async def test_session_is_told_what_became_of_its_message(parley: Parley, room: str) -> None:
+    """Receipts, with the Python client at both ends."""
+    features = ("gated", "receipts")
+    async with (
+        SignalingClient(parley.ws_url, parley.token("one"), room=room, features=features) as one,
+        SignalingClient(parley.ws_url, parley.token("other"), room=room) as other,
+    ):
+        await until(lambda: other.peer in one.roster.peers)
+        ref = await one.send(other.peer, "hi")
+        stages = []
+        async with asyncio.timeout(10):
+            async for event in one:
+                if isinstance(event, Receipt) and event.ref == ref:
+                    stages.append(event.stage)
+                    if event.stage is Stage.RECEIVED:
+                        break
+        assert stages[-1] is Stage.RECEIVED
+        assert set(stages) <= {Stage.RELAYED, Stage.RECEIVED}
 
 
 async def test_session_has_one_connection(parley: Parley, room: str) -> None:
@@ -273,7 +294,7 @@ async def test_session_conversation_over_a_dying_line(parley: Parley, room: str)
             victim = both[kills % 2]
             kills += 1
             victim._line.socket.transport.abort()
-            await asyncio.wait(talks, timeout=0.03)
+            await asyncio.wait(talks, timeout=0.01)
         await asyncio.gather(*talks)
         await until(lambda: not history.missing(one.peer, other.peer))
         await until(lambda: not history.missing(other.peer, one.peer))

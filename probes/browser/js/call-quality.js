@@ -8,7 +8,7 @@ import { figuresOf, lossRatio } from "./connection-figures.js";
 import { gradedCall, gradedLoop } from "./quality-grade.js";
 import { wishOf } from "./relay-check.js";
 import { openLoop, openServerLink } from "./relayed-link.js";
-import { ProbeError, pause, probeError, settled, tell } from "./settle.js";
+import { ProbeError, pause, probeError, tell } from "./settle.js";
 
 /** @typedef {import("./connection-figures.js").Figures} Figures */
 /** @typedef {import("./quality-grade.js").Second} Second */
@@ -99,32 +99,45 @@ function addTrack(pc, track) {
  * @param {Second[]} seconds grows
  * @param {(ms: number) => void} passed
  */
-async function watch({ run, track, durationS, onProgress }, { here, there }, seconds, passed) {
+async function watch(wish, link, seconds, passed) {
+  const { run, track } = wish;
+  const ending = new AbortController();
+  const trackEnded = () => ending.abort(new ProbeError("no_camera"));
+  const runEnded = () => ending.abort(run.signal.reason);
+  track.addEventListener("ended", trackEnded);
+  run.signal.addEventListener("abort", runEnded);
+  if (run.signal.aborted) runEnded();
+  try {
+    await sample(wish, link, seconds, passed, ending.signal);
+  } finally {
+    track.removeEventListener("ended", trackEnded);
+    run.signal.removeEventListener("abort", runEnded);
+  }
+}
+
+/**
+ * @param {Wish} wish
+ * @param {Link} link
+ * @param {Second[]} seconds grows
+ * @param {(ms: number) => void} passed
+ * @param {AbortSignal} signal
+ */
+async function sample({ durationS, onProgress }, { here, there }, seconds, passed, signal) {
   const began = performance.now();
-  const ended = new AbortController();
-  const watched = settled(run.signal, ({ resolve, reject, listen }) => {
-    listen(track, "ended", () => reject(new ProbeError("no_camera")));
-    listen(ended.signal, "abort", resolve);
-  });
-  const sampled = (async () => {
-    let before = await both(here, there);
-    let silent = 0;
-    for (let number = 1; number <= durationS; number++) {
-      await pause(Math.max(0, began + number * EVERY_MS - performance.now()), run.signal);
-      const after = await both(here, there);
-      const second = secondOf(before, after);
-      before = after;
-      passed(performance.now() - began);
-      seconds.push(second);
-      tell(onProgress, { ...second, secondsElapsed: number });
-      silent = (there ? second.recvBps : second.sendBps) && !isCutOff(here) ? 0 : silent + 1;
-      if (silent >= SILENT) throw new ProbeError("relay_silent");
-    }
-  })();
-  sampled.then(() => ended.abort(), () => ended.abort());
-  // Both, so that neither is left behind when the other rejects.
-  const [first, second] = await Promise.allSettled([watched, sampled]);
-  for (const one of [first, second]) if (one.status === "rejected") throw one.reason;
+  let before = await both(here, there);
+  let silent = 0;
+  for (let number = 1; number <= durationS; number++) {
+    await pause(Math.max(0, began + number * EVERY_MS - performance.now()), signal);
+    const after = await both(here, there);
+    const second = secondOf(before, after);
+    before = after;
+    passed(performance.now() - began);
+    seconds.push(second);
+    tell(onProgress, { ...second, secondsElapsed: number });
+    const isAlive = (there ? second.recvBps : second.sendBps) && !isCutOff(here);
+    silent = isAlive ? 0 : silent + 1;
+    if (silent >= SILENT) throw new ProbeError("relay_silent");
+  }
 }
 
 /** @param {RTCPeerConnection} pc */

@@ -285,3 +285,6 @@ export class ProbeClient {
   /** Aborts what runs. */
   destroy(): void;
 }
+
+export type * from "./network-test.js";
+export { ErrorNames, NetworkTest, NetworkTest as default } from "./network-test.js";

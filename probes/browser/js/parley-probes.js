@@ -5,3 +5,4 @@
  */
 
 export { ProbeClient } from "./probe-client.js";
+export { ErrorNames, NetworkTest, NetworkTest as default } from "./network-test.js";

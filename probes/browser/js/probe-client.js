@@ -19,7 +19,7 @@ const LIMIT_MS = 30_000;
 const MAX_DURATION_S = 30;
 const DURATION_S = 15;
 /** What opening and closing may take beside the seconds that are measured. */
-const OPENING_MS = 20_000;
+const OPENING_MS = 25_000;
 /** Tests that fill the line would measure each other. */
 const EXCLUSIVE = new Set(["network-connectivity", "call-quality", "p2p-call-quality"]);
 const METHODS = /** @type {Record<TestName, string>} */ ({
@@ -51,7 +51,7 @@ export class ProbeClient extends TestEvents {
    */
   async testNetworkConnectivity(videoTrack = null, { signal, transports, onProgress, timeoutMs = LIMIT_MS } = {}) {
     const track = videoTrack === null ? null : live(videoTrack);
-    const limitMs = Math.min(Math.max(timeoutMs, 0), LIMIT_MS);
+    const limitMs = timeoutMs >= 0 ? Math.min(timeoutMs, LIMIT_MS) : LIMIT_MS;
     return this.#test("network-connectivity", signal, limitMs, (run) =>
       testNetwork({ ...this.#tools(), run, track, onProgress, transports: transports ?? ["udp", "tcp", "tls"] }));
   }

@@ -26,7 +26,9 @@ import { ProbeError, probeError, settled } from "./settle.js";
  */
 
 export const GATHER_MS = 5_000;
-export const CONNECT_MS = 6_000;
+/** Long enough for ICE, DTLS and SCTP where a round trip through the relay and back takes a second. */
+export const CONNECT_MS = 10_000;
+const SERVER_CONNECT_MS = 6_000;
 /** A connection that fails sooner was refused; one that fails later had no answer. */
 const REFUSAL_MS = 3_000;
 /** How long an end with one candidate waits for better ones, where all go in one message. */
@@ -194,7 +196,7 @@ function described(wish, here) {
  */
 function ready(signal, here, channel, { sdp }) {
   return settled(signal, ({ resolve, reject, listen, after }) => {
-    after(CONNECT_MS, () => reject(new ProbeError("relay_silent", "no connection in time")));
+    after(SERVER_CONNECT_MS, () => reject(new ProbeError("relay_silent", "no connection in time")));
     followState(here, listen, (state) => {
       if (state === "failed") reject(new ProbeError("relay_silent", "the connection failed"));
     });

@@ -20,9 +20,12 @@
 /** @typedef {{state: State, text: string, meaning: string, asks: Ask[]}} Verdict */
 
 const NAMES = /** @type {const} */ ({ udp: "UDP", tcp: "TCP", tls: "TLS" });
+const TRANSPORTS = /** @type {const} */ (["udp", "tcp", "tls"]);
 const CREDENTIALS = new Set(["credential_rejected", "credential_expired", "no_credentials"]);
 /** Faults of the deployment, which no network's owner can mend. */
 const OURS = new Set([...CREDENTIALS, "allocation_quota", "peer_denied", "relay_silent", "tls_certificate"]);
+/** Why a quality check says nothing of the quality, where no device is to blame. */
+const UNMEASURED = new Set(["relay_silent", "timeout", "unreachable", "internal"]);
 const OF_NETWORK = new Set(["bandwidth_too_low", "high_loss", "high_delay"]);
 
 /** @param {CheckResult} result */
@@ -49,7 +52,28 @@ export function verdictOf(results) {
   if (results.some(({ state }) => state === "aborted")) {
     return verdict("aborted", "The test was stopped.", "Start it again to get a result.");
   }
-  return server(results) ?? signalingDown(results) ?? relay(results) ?? signalingPartly(results) ?? quality(results) ?? good(results);
+  return (
+    gone(results) ??
+    server(results) ??
+    signalingDown(results) ??
+    relay(results) ??
+    signalingPartly(results) ??
+    quality(results) ??
+    relayFault(results) ??
+    good(results)
+  );
+}
+
+/** @param {CheckResult[]} results */
+function gone(results) {
+  const names = new Set(results.filter(({ reason }) => reason === "server_gone").map(({ name }) => name));
+  const others = results.some((result) => result.name === "ws" && works(result));
+  if (!names.size || (names.size === 1 && names.has("ws") && others)) return null;
+  return verdict(
+    "failed",
+    "The server stopped answering during the test.",
+    "It may have been restarted; start the test again in a moment.",
+  );
 }
 
 /** @param {CheckResult[]} results */
@@ -101,7 +125,15 @@ function relay(results) {
       ours ? [] : asksFor(overUdp),
     );
   }
-  if (turns.every(({ state }) => state === "warning")) {
+  if (turns.filter(works).every(({ reason }) => reason === "hairpin")) {
+    return verdict(
+      "warning",
+      "The relay does not carry calls between two people who both need it.",
+      toOperator("Other calls work."),
+    );
+  }
+  const isLossy = turns.some(({ transport, reason }) => transport === "udp" && reason === "packet_loss");
+  if (isLossy || turns.every(({ state }) => state === "warning")) {
     return verdict(
       "warning",
       "The relay can be reached, but packets get lost on the way.",
@@ -109,6 +141,22 @@ function relay(results) {
     );
   }
   return null;
+}
+
+/** @param {CheckResult[]} results a fault of the deployment over one way while another works */
+function relayFault(results) {
+  const faulty = new Set(
+    results
+      .filter(({ transport, state, reason }) => transport && state === "failed" && OURS.has(reason ?? ""))
+      .map(({ transport }) => transport),
+  );
+  const names = TRANSPORTS.filter((name) => faulty.has(name)).map((name) => NAMES[name]);
+  if (!names.length) return null;
+  return verdict(
+    "warning",
+    `Calls work from here, but the relay cannot be used over ${listed(names)}.`,
+    toOperator("People in stricter networks may need it."),
+  );
 }
 
 /**
@@ -170,6 +218,13 @@ function quality(results) {
       "Expect a smaller picture or short interruptions when the network is busy.",
     );
   }
+  if ([audio, video].some((result) => UNMEASURED.has(result?.reason ?? ""))) {
+    return verdict(
+      "warning",
+      "Calls are likely to work from here, but their quality could not be measured.",
+      "Start the test again; if that does not help, tell whoever runs this server.",
+    );
+  }
   return null;
 }
 
@@ -177,7 +232,7 @@ function quality(results) {
 function good(results) {
   if (!results.some(works)) return verdict("failed", "Nothing could be tested.", "Start the test again, or reload the page.");
   const carriers = new Set(results.filter((result) => result.name === "turn" && works(result)).map(({ transport }) => transport));
-  const names = /** @type {const} */ (["udp", "tcp", "tls"]).filter((name) => carriers.has(name)).map((name) => NAMES[name]);
+  const names = TRANSPORTS.filter((name) => carriers.has(name)).map((name) => NAMES[name]);
   const meaning = names.length ? `The relay answers over ${listed(names)}.` : "Everything that was tested works.";
   return verdict("passed", "Calls work well from here.", meaning);
 }

@@ -8,6 +8,16 @@ import { hostOf } from "./network-connectivity.js";
 import { ProbeError, probeError, settled, tell } from "./settle.js";
 
 /** @typedef {import("./probe-api.js").Region} Region */
+/** @typedef {import("./settle.js").Reason} Reason */
+/**
+ * @typedef {object} Talk with one region, as far as it has come
+ * @property {number} opened when; 0: not yet
+ * @property {number} hellos without a nonce
+ * @property {boolean} greeted with our nonce
+ * @property {string} node
+ * @property {number} askedAt
+ * @property {number[]} trips milliseconds
+ */
 /** @typedef {import("./parley-probes.d.ts").RegionResult} RegionResult */
 /** @typedef {import("./parley-probes.d.ts").WebsocketConnectivity} WebsocketConnectivity */
 /**
@@ -87,8 +97,9 @@ function waiting({ id, ws_url }) {
 export async function checkRegion(region, { api, Socket, signal }) {
   const began = performance.now();
   const result = waiting(region);
-  const talk = { opened: 0, greeted: false, node: "", trips: /** @type {number[]} */ ([]) };
-  /** @type {import("./settle.js").Reason} */
+  /** @type {Talk} */
+  const talk = { opened: 0, hellos: 0, greeted: false, node: "", askedAt: 0, trips: [] };
+  /** @type {Reason} */
   let reason = await converse(Socket, region, talk, signal).then(() => "", (error) => probeError(error).reason);
   if (reason === "server_gone") reason = await explained(api, region, talk, signal);
   if (signal.aborted && reason) reason = probeError(signal.reason).reason;
@@ -109,9 +120,9 @@ export async function checkRegion(region, { api, Socket, signal }) {
  * The connection did not open, or did not last.
  * @param {import("./probe-api.js").ProbeApi} api
  * @param {Region} region
- * @param {{opened: number, greeted: boolean}} talk
+ * @param {Talk} talk
  * @param {AbortSignal} signal
- * @returns {Promise<import("./settle.js").Reason>}
+ * @returns {Promise<Reason>}
  */
 async function explained(api, { http_url }, { opened, greeted }, signal) {
   const isThere = await api.ping(signal, { baseUrl: http_url.replace(/\/+$/, "") }).then(() => true, () => false);
@@ -122,14 +133,13 @@ async function explained(api, { http_url }, { opened, greeted }, signal) {
 /**
  * @param {typeof WebSocket} Socket
  * @param {Region} region
- * @param {{opened: number, greeted: boolean, node: string, trips: number[]}} talk what came of it, also on the way
+ * @param {Talk} talk
  * @param {AbortSignal} signal
  * @returns {Promise<void>} rejects with ProbeError; `server_gone` still has to be explained
  */
 function converse(Socket, region, talk, signal) {
   return settled(signal, ({ resolve, reject, listen, after, release }) => {
-    const fail = (/** @type {import("./settle.js").Reason} */ reason) => reject(new ProbeError(reason));
-    const nonce = `${Math.random()}`.slice(2, 18);
+    const fail = (/** @type {Reason} */ reason) => reject(new ProbeError(reason));
     /** @type {WebSocket} */
     let socket;
     try {
@@ -139,41 +149,47 @@ function converse(Socket, region, talk, signal) {
     }
     release(() => socket.readyState < 2 && socket.close(1000));
     after(DEADLINE_MS, () => fail(talk.opened ? "frames_blocked" : "server_gone"));
-    let askedAt = 0;
-    let hellos = 0;
     const say = (/** @type {object} */ frame) => socket.send(JSON.stringify(frame));
-    const ask = () => {
-      askedAt = performance.now();
-      say({ type: "ping", seq: talk.trips.length + 1 });
-    };
-    const greet = (/** @type {any} */ hello) => {
-      // The first one comes by itself, before ours has arrived.
-      if (!hello.nonce && hellos++ === 0) return;
-      if (hello.nonce !== nonce) return fail("wrong_nonce");
-      if (hello.region !== region.id) return fail("wrong_region");
-      talk.greeted = true;
-      talk.node = String(hello.node ?? "");
-      ask();
-    };
-    const count = (/** @type {any} */ pong) => {
-      if (!talk.greeted || pong.seq !== talk.trips.length + 1) return fail("frames_blocked");
-      talk.trips.push(performance.now() - askedAt);
-      if (talk.trips.length < PONGS) return ask();
-      say({ type: "bye" });
-      resolve();
-    };
+    const nonce = `${Math.random()}`.slice(2, 18);
     listen(socket, "open", () => {
       talk.opened = performance.now();
       say({ type: "hello", nonce });
     });
     listen(socket, "message", ({ data }) => {
-      const frame = parsed(data);
-      if (frame?.type === "hello") greet(frame);
-      else if (frame?.type === "pong") count(frame);
-      else fail("wrong_nonce");
+      const answer = heard(parsed(data), talk, region.id, nonce);
+      if (typeof answer === "string") return fail(answer);
+      if (answer) say(answer);
+      if (answer?.type === "bye") resolve();
     });
     listen(socket, "close", () => fail("server_gone"));
   });
+}
+
+/**
+ * @param {any} frame
+ * @param {Talk} talk
+ * @param {string} id of the region
+ * @param {string} nonce
+ * @returns {{type: string, seq?: number} | Reason | null} what is said next, what is wrong, or nothing
+ */
+function heard(frame, talk, id, nonce) {
+  const ping = () => {
+    talk.askedAt = performance.now();
+    return { type: "ping", seq: talk.trips.length + 1 };
+  };
+  if (frame?.type === "hello") {
+    // The first one comes by itself, before ours has arrived.
+    if (!frame.nonce && talk.hellos++ === 0) return null;
+    if (frame.nonce !== nonce) return "wrong_nonce";
+    if (frame.region !== id) return "wrong_region";
+    talk.greeted = true;
+    talk.node = String(frame.node ?? "");
+    return ping();
+  }
+  if (frame?.type !== "pong") return "wrong_nonce";
+  if (!talk.greeted || frame.seq !== talk.trips.length + 1) return "frames_blocked";
+  talk.trips.push(performance.now() - talk.askedAt);
+  return talk.trips.length < PONGS ? ping() : { type: "bye" };
 }
 
 /** @param {unknown} data @returns {any} */
@@ -188,7 +204,7 @@ function parsed(data) {
 /**
  * @param {Wish} wish
  * @param {RegionResult[]} regions
- * @param {import("./settle.js").Reason} [reason] why there are none
+ * @param {Reason} [reason] why there are none
  * @returns {WebsocketConnectivity}
  */
 function concluded({ api, run }, regions, reason = "") {

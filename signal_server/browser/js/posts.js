@@ -5,8 +5,8 @@
 
 const ANSWER_MS = 30_000;
 const ATTEMPTS = 5;
-/** What becomes of a posted message whose addressee is gone interests nobody. */
-const MOOT = new Set(["not_found", "peer_unreachable", "timeout"]);
+/** Nobody is interested in what becomes of a message whose addressee or ICE session is gone. */
+const MOOT = new Set(["not_found", "peer_unreachable", "stale_generation", "timeout"]);
 
 export class Posts {
   #request;

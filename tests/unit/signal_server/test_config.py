@@ -232,3 +232,25 @@ def test_what_decides_in_glare(path: Path) -> None:
     assert settings.negotiation.glare == "arbitrate"
     with pytest.raises(SettingsError, match=r"negotiation\.glare"):
         load(path, {"PARLEY_NEGOTIATION_GLARE": "both"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PARLEY_SERVER_PROT",
+        "PARLEY_TURN_SECRETS",
+        "PARLEY_ACCOUNTS_TOKEN",
+        "PARLEY_BACKPLANE_URLS",
+        "PARLEY_PROBES_PEER_FILE",
+    ],
+)
+def test_a_variable_that_no_key_reads_is_refused_by_name(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name}: unknown key"):
+        load(None, {name: "1"})
+
+
+@pytest.mark.parametrize(
+    "name", ["PARLEY_LONG", "PARLEY_IMAGE", "OTHER_SERVER_PROT", "PARLEY_COMPILE"]
+)
+def test_other_variables_are_nobody_elses_business(name: str) -> None:
+    load(None, {name: "1"})

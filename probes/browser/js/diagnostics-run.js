@@ -1,0 +1,272 @@
+/**
+ * One run of all checks: what can go side by side does, and what was found is told while it comes in.
+ * It does not know the page.
+ * @module
+ */
+
+import { checkDevices } from "./devices-check.js";
+import { rowOf } from "./diagnostics-words.js";
+import { checkDirect } from "./direct-check.js";
+import { hostOf, testNetwork } from "./network-connectivity.js";
+import { checkQuality } from "./quality-check.js";
+import { Run, probeError, tell } from "./settle.js";
+import { testWebsockets } from "./websocket-check.js";
+
+/** @typedef {import("./diagnostics-words.js").Finding} Finding */
+/** @typedef {import("./diagnostics-report.js").Outcome} Outcome */
+/** @typedef {import("./diagnostics-report.js").Second} Second */
+/** @typedef {import("./synthetic-media.js").Media} Media */
+/**
+ * @typedef {object} Platform
+ * @property {typeof RTCPeerConnection} RTCPeerConnection
+ * @property {typeof WebSocket} WebSocket
+ * @property {Pick<MediaDevices, "enumerateDevices" | "getUserMedia"> | undefined} mediaDevices
+ * @property {() => Media | null} syntheticMedia
+ * @property {() => boolean} isHidden
+ * @property {string} browser
+ */
+/**
+ * @typedef {object} Watcher
+ * @property {(row: string, findings: Finding[]) => void} onRow a row has changed
+ * @property {(second: Second) => void} onSecond of the quality check
+ */
+
+const LIMIT_MS = 120_000;
+const CHECK_LIMIT_MS = 30_000;
+const QUALITY_S = 12;
+const PINGS = 3;
+const TRANSPORTS = /** @type {const} */ (["udp", "tcp", "tls"]);
+/** What a server that has gone away looks like to a check. */
+const DOUBTFUL = new Set(["unreachable", "server_gone", "relay_silent", "peer_denied", "packet_loss", "timeout"]);
+
+export class DiagnosticsRun {
+  #api;
+  #platform;
+  #watcher;
+  #run = new Run({ limitMs: LIMIT_MS });
+  /** @type {Map<string, Finding[]>} */
+  #rows = new Map();
+  /** @type {Second[]} */
+  #seconds = [];
+  /** @type {string[]} */
+  #addresses = [];
+  #wasHidden = false;
+
+  /**
+   * @param {import("./probe-api.js").ProbeApi} api
+   * @param {Platform} platform
+   * @param {Watcher} watcher
+   */
+  constructor(api, platform, watcher) {
+    this.#api = api;
+    this.#platform = platform;
+    this.#watcher = watcher;
+    this.#wasHidden = platform.isHidden();
+  }
+
+  /** Ends what runs; `go` then resolves with what is known. */
+  stop() {
+    this.#run.end("stopped");
+  }
+
+  /** The page went to the background, where timers are slow. */
+  hidden() {
+    this.#wasHidden = true;
+  }
+
+  /** @param {{openDevices: boolean}} wish @returns {Promise<Outcome>} never rejects */
+  async go({ openDevices }) {
+    const testedAt = new Date();
+    const began = performance.now();
+    const devices = this.#devices(openDevices);
+    const session = await this.#server();
+    if (session) {
+      await Promise.all([this.#regions(), this.#relays()]);
+      await this.#direct(session);
+      await this.#quality(session, devices);
+      await this.#serverIsStillThere();
+    }
+    const { media } = await devices;
+    media?.stop();
+    this.#run.release();
+    this.#leaveOut();
+    return {
+      findings: [...this.#rows.values()].flat(),
+      seconds: this.#seconds,
+      server: hostOf(this.#api.baseUrl) ?? "",
+      region: session?.region ?? "",
+      node: session?.node ?? "",
+      browser: this.#platform.browser,
+      testedAt,
+      durationS: (performance.now() - began) / 1000,
+      wasHidden: this.#wasHidden,
+      addresses: this.#addresses,
+    };
+  }
+
+  /** @param {string} row @param {Finding[]} findings */
+  #show(row, findings) {
+    this.#rows.set(row, findings);
+    tell(() => this.#watcher.onRow(row, findings), null);
+  }
+
+  /** @param {(run: Run) => Promise<void>} check bounded by itself, and by the whole run */
+  async #bounded(check) {
+    const run = new Run({ signal: this.#run.signal, limitMs: CHECK_LIMIT_MS });
+    await check(run).finally(() => run.release());
+  }
+
+  /** @param {boolean} open */
+  async #devices(open) {
+    this.#show("devices", [{ name: "devices", state: "running" }]);
+    const found = await checkDevices(this.#platform.mediaDevices, { open, signal: this.#run.signal });
+    this.#show("devices", [found.finding]);
+    return found;
+  }
+
+  /** @returns {Promise<import("./probe-api.js").ProbeSession | null>} */
+  async #server() {
+    const { signal } = this.#run;
+    const began = performance.now();
+    const target = hostOf(this.#api.baseUrl);
+    const finding = { name: "api", target };
+    this.#show("api", [{ ...finding, state: "running" }]);
+    try {
+      const session = await this.#api.session(signal);
+      const trips = [];
+      for (let number = 0; number < PINGS; number++) {
+        const asked = performance.now();
+        await this.#api.ping(signal);
+        trips.push(performance.now() - asked);
+      }
+      await this.#api.log({ event: "diagnostics" }, signal);
+      const figures = { round_trip_ms: Math.min(...trips) };
+      this.#show("api", [{ ...finding, region: session.region, state: "passed", reason: "", figures, durationMs: performance.now() - began }]);
+      return session;
+    } catch (error) {
+      const { reason } = probeError(error);
+      this.#show("api", [{ ...finding, state: reason === "aborted" ? "aborted" : "failed", reason, durationMs: performance.now() - began }]);
+      return null;
+    }
+  }
+
+  async #regions() {
+    this.#show("ws", [{ name: "ws", state: "running" }]);
+    await this.#bounded(async (run) => {
+      const { WebSocket: Socket } = this.#platform;
+      const onProgress = (/** @type {any} */ { regions }) => this.#show("ws", regions.map(findingOfRegion));
+      const { regions, reason } = await testWebsockets({ api: this.#api, Socket, run, onProgress });
+      const none = /** @type {Finding} */ ({ name: "ws", state: reason === "aborted" ? "aborted" : "failed", reason });
+      this.#show("ws", regions.length ? regions.map(findingOfRegion) : [none]);
+    });
+  }
+
+  async #relays() {
+    for (const transport of TRANSPORTS) this.#show(`turn-${transport}`, [{ name: "turn", transport, state: "running" }]);
+    await this.#bounded(async (run) => {
+      const show = (/** @type {any[]} */ results) => {
+        for (const result of results) this.#show(rowOf(result), [findingOfRelay(result)]);
+      };
+      const { RTCPeerConnection: Connection } = this.#platform;
+      const { transports, reason } = await testNetwork({
+        api: this.#api, Connection, run, track: null, transports: [...TRANSPORTS], onProgress: ({ transports: found }) => show(found),
+      });
+      if (transports.length) show(transports);
+      else show(TRANSPORTS.map((transport) => ({ name: "turn", transport, state: reason === "aborted" ? "aborted" : "failed", reason })));
+    });
+  }
+
+  /** @param {import("./probe-api.js").ProbeSession} session */
+  async #direct(session) {
+    if (this.#run.ended) return;
+    this.#show("direct", [{ name: "direct", state: "running" }]);
+    const { RTCPeerConnection: Connection } = this.#platform;
+    const { finding, addresses } = await checkDirect({ api: this.#api, session, Connection, signal: this.#run.signal });
+    this.#addresses = addresses;
+    // Relays carry the calls that have no direct way.
+    const isHarmless = finding.state === "failed" && this.#bestRelay();
+    this.#show("direct", [isHarmless ? { ...finding, state: "warning" } : finding]);
+  }
+
+  /** The transport that a call would use. */
+  #bestRelay() {
+    return TRANSPORTS.find((transport) => /^(passed|warning)$/.test(this.#rows.get(`turn-${transport}`)?.[0]?.state ?? ""));
+  }
+
+  /**
+   * @param {import("./probe-api.js").ProbeSession} session
+   * @param {Promise<{media: Media | null}>} devices
+   */
+  async #quality(session, devices) {
+    if (this.#run.ended) return;
+    const transport = this.#bestRelay();
+    const skipped = (/** @type {import("./reasons.js").Reason} */ reason, hidden = false) =>
+      this.#show("quality", KINDS.map((name) => ({ name, state: "skipped", reason, hidden })));
+    if (!transport || !session.limits.peers) return skipped("not_offered");
+    this.#show("quality", KINDS.map((name) => ({ name, state: "running" })));
+    const { media: own } = await devices;
+    const media = own ?? this.#platform.syntheticMedia();
+    if (!media) return skipped("unsupported");
+    try {
+      const { RTCPeerConnection: Connection } = this.#platform;
+      const findings = await checkQuality({
+        api: this.#api, session, servers: session.ice_servers[transport], Connection, run: this.#run, stream: media.stream,
+        durationS: QUALITY_S, onSecond: (second) => this.#second(second),
+      });
+      const isDoubtful = this.#wasHidden && findings.some(({ state }) => state === "failed" || state === "warning");
+      if (isDoubtful) skipped("unsupported", true);
+      else this.#show("quality", findings);
+    } finally {
+      media.stop();
+    }
+  }
+
+  /** @param {Second} second */
+  #second(second) {
+    this.#seconds.push(second);
+    this.#watcher.onSecond(second);
+  }
+
+  /** A server that goes away takes everything with it: that is not a network that blocks. */
+  async #serverIsStillThere() {
+    const findings = [...this.#rows.values()].flat();
+    const isDoubtful = findings.some(({ state, reason }) => state === "failed" && DOUBTFUL.has(reason ?? ""));
+    if (this.#run.ended || !isDoubtful || (await this.#api.answers(this.#run.signal)) || this.#run.ended) return;
+    this.#api.forgetSession();
+    const [api] = this.#rows.get("api") ?? [];
+    if (api) this.#show("api", [{ ...api, state: "failed", reason: "server_gone", figures: {} }]);
+  }
+
+  /** Rows that never began. */
+  #leaveOut() {
+    const isStopped = this.#run.ended === "stopped";
+    const rest = ["ws", "turn-udp", "turn-tcp", "turn-tls", "direct", "quality"].filter((row) => !this.#rows.has(row));
+    for (const row of rest) {
+      const [name = row, transport] = row.split("-");
+      const finding = { name: name === "quality" ? "quality-audio" : name, transport: /** @type {any} */ (transport ?? null) };
+      this.#show(row, [isStopped ? { ...finding, state: "aborted", reason: "aborted" } : { ...finding, state: "skipped", reason: "unreachable" }]);
+    }
+  }
+}
+
+const KINDS = /** @type {const} */ (["quality-audio", "quality-video"]);
+
+/** @param {import("./parley-probes.d.ts").RegionResult} result @returns {Finding} */
+function findingOfRegion({ region, state, reason, target, connectMs, roundTripMs, durationMs }) {
+  return { name: "ws", region, state, reason, target, durationMs, figures: numbers({ connect_ms: connectMs, round_trip_ms: roundTripMs }) };
+}
+
+/** @param {import("./parley-probes.d.ts").TransportResult} result @returns {Finding} */
+function findingOfRelay({ transport, region, state, reason, target, connectMs, roundTripMs, lossRatio, sent, received, code, durationMs }) {
+  const figures = numbers({
+    connect_ms: connectMs, round_trip_ms: roundTripMs, loss_ratio: lossRatio, sent: sent || null, received: sent ? received : null, ice_error: code || null,
+  });
+  return { name: "turn", transport, region, state, reason, target, durationMs, figures };
+}
+
+/** Those that are known. @param {Record<string, number | null | undefined>} figures */
+function numbers(figures) {
+  return /** @type {Record<string, number>} */ (
+    Object.fromEntries(Object.entries(figures).filter(([, value]) => value !== null && value !== undefined))
+  );
+}

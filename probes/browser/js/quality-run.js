@@ -1,0 +1,218 @@
+/**
+ * OpenTok's quality test: publishes through the relay, takes back what the deployment's peer
+ * returns, and samples it once a second.
+ * @module
+ */
+
+import { figuresOf } from "./connection-figures.js";
+import { NetworkTestError } from "./error-names.js";
+import { capture, deviceKinds, isSupported, publish, stopTracks, subscribed } from "./publisher.js";
+import { audioResults, checksOf, hasSettled, videoResults } from "./quality-results.js";
+import { AUDIO_MIN_MOS } from "./recommend.js";
+import { pause, probeError, settled, tell } from "./settle.js";
+import { enter } from "./test-session.js";
+
+/** @typedef {import("./quality-results.js").Reading} Reading */
+/** @typedef {import("./network-test.d.ts").QualityResults} QualityResults */
+/** @typedef {import("./network-test.d.ts").QualityUpdate} QualityUpdate */
+/**
+ * @typedef {object} Watching what the caller may do meanwhile
+ * @property {((update: QualityUpdate) => void)} [onUpdate]
+ * @property {() => boolean} isStopped
+ */
+/** @typedef {import("./connectivity-run.js").Scene & Watching} Scene */
+
+/** Of everything: questions for devices, two phases, and opening and closing each. */
+export const QUALITY_LIMIT_MS = 120_000;
+export const MIN_MS = 5_000;
+const MAX_MS = 30_000;
+const AUDIO_ONLY_MS = 10_000;
+const EVERY_MS = 1_000;
+/** Seconds without a packet after which nothing more is expected. */
+const SILENT = 4;
+const NO_CAMERA = "No camera was found.";
+const NOT_ASKED = "The test was audio-only.";
+
+/** @param {Scene} scene @returns {Promise<QualityResults>} rejects with NetworkTestError */
+export async function testQuality(scene) {
+  const { platform, api, options, run } = scene;
+  if (!isSupported(platform)) throw new NetworkTestError("UNSUPPORTED_BROWSER", "unsupported");
+  const session = await enter(api, scene.sessionInfo, run.signal);
+  const kinds = await deviceKinds(platform);
+  if (!kinds.audio) throw new NetworkTestError("NO_AUDIO_CAPTURE_DEVICES", "no_microphone");
+  const isAsked = !options.audioOnly && options.videoSource !== null;
+  const wanted = { audio: true, video: isAsked && kinds.video };
+  const stream = await capture(platform, wanted, options, "INIT_PUBLISHER_ERROR", run.signal);
+  try {
+    const readings = await phase(scene, stream, wanted.video ? "audio-video" : "audio-only");
+    const audio = audioResults(readings);
+    /** @type {import("./network-test.d.ts").VideoResults} */
+    const video = wanted.video ? videoResults(readings) : { supported: false, reason: isAsked ? NO_CAMERA : NOT_ASKED };
+    const needsAgain = wanted.video && audio.mos < AUDIO_MIN_MOS && !scene.isStopped();
+    const sound = needsAgain ? audioResults(await withoutVideo(scene, stream)) : audio;
+    return { audio: sound, video, checks: checksOf(sound, video, session.region) };
+  } finally {
+    stopTracks(stream);
+  }
+}
+
+/**
+ * Does sound alone get through?
+ * @param {Scene} scene
+ * @param {MediaStream} stream
+ */
+function withoutVideo(scene, stream) {
+  for (const track of stream.getVideoTracks()) {
+    track.stop();
+    stream.removeTrack(track);
+  }
+  return phase(scene, stream, "audio-only");
+}
+
+/**
+ * One stream there and back, from its beginning to its end.
+ * @param {Scene} scene
+ * @param {MediaStream} stream
+ * @param {"audio-video" | "audio-only"} name
+ * @returns {Promise<Reading[]>}
+ */
+async function phase(scene, stream, name) {
+  const { platform, api, run } = scene;
+  const publishing = await publish(platform, api, stream, run.signal);
+  try {
+    await subscribed(publishing.pc, stream, run.signal);
+    return await watched(scene, publishing.pc, stream, name);
+  } finally {
+    await publishing.close();
+  }
+}
+
+/**
+ * The seconds, unless a device or the server goes away first.
+ * @param {Scene} scene
+ * @param {RTCPeerConnection} pc
+ * @param {MediaStream} stream
+ * @param {"audio-video" | "audio-only"} name
+ * @returns {Promise<Reading[]>}
+ */
+async function watched(scene, pc, stream, name) {
+  const gone = new AbortController();
+  const { signal } = scene.run;
+  return settled(signal, ({ resolve, reject, listen, release }) => {
+    release(() => gone.abort());
+    for (const track of stream.getTracks()) {
+      listen(track, "ended", () => void deviceGone(scene.platform, track).then(reject));
+    }
+    sampled(scene, pc, name, gone.signal).then(resolve, (error) => reject(error));
+  });
+}
+
+/**
+ * @param {Scene} scene
+ * @param {RTCPeerConnection} pc
+ * @param {"audio-video" | "audio-only"} name
+ * @param {AbortSignal} signal
+ * @returns {Promise<Reading[]>}
+ */
+async function sampled(scene, pc, name, signal) {
+  const began = performance.now();
+  const endMs = durationMs(name, scene.options.timeout);
+  const kind = name === "audio-only" ? "audio" : "video";
+  const readings = [await readingOf(pc)];
+  let silent = 0;
+  for (let number = 1; ; number++) {
+    const dueMs = Math.min(number * EVERY_MS, endMs);
+    await pause(Math.max(0, began + dueMs - performance.now()), signal);
+    const before = /** @type {Reading} */ (readings.at(-1));
+    const reading = await readingOf(pc);
+    readings.push(reading);
+    tell(scene.onUpdate, updateOf(before, reading, name));
+    silent = hasCome(before, reading) ? 0 : silent + 1;
+    if (silent >= SILENT || /^(failed|closed)$/.test(pc.connectionState)) throw await silence(scene);
+    const elapsedMs = performance.now() - began;
+    const isLongEnough = elapsedMs >= MIN_MS;
+    if (elapsedMs >= endMs || (isLongEnough && (scene.isStopped() || hasSettled(readings, kind)))) return readings;
+  }
+}
+
+/**
+ * @param {"audio-video" | "audio-only"} name
+ * @param {number | undefined} timeout outside 5 to 30 s it is ignored
+ */
+export function durationMs(name, timeout) {
+  const usual = name === "audio-only" ? AUDIO_ONLY_MS : MAX_MS;
+  const isGood = typeof timeout === "number" && timeout >= MIN_MS && timeout <= MAX_MS;
+  return isGood ? timeout : usual;
+}
+
+/** @param {RTCPeerConnection} pc @returns {Promise<Reading>} */
+export async function readingOf(pc) {
+  const report = await pc.getStats().catch(() => null);
+  if (!report) throw new NetworkTestError("SUBSCRIBER_GET_STATS_ERROR", "unsupported");
+  let [width, height] = [0, 0];
+  report.forEach(({ type, kind, frameWidth, frameHeight }) => {
+    if (type === "inbound-rtp" && kind === "video" && frameWidth) [width, height] = [frameWidth, frameHeight];
+  });
+  return { ...figuresOf(report, performance.now()), width, height };
+}
+
+/** @param {Reading} before @param {Reading} after */
+function hasCome(before, after) {
+  const packets = (/** @type {Reading} */ { audio, video }) => (audio?.packetsReceived ?? 0) + (video?.packetsReceived ?? 0);
+  return packets(after) > packets(before);
+}
+
+/**
+ * @param {Reading} before
+ * @param {Reading} reading
+ * @param {"audio-video" | "audio-only"} phase
+ * @returns {QualityUpdate}
+ */
+function updateOf(before, reading, phase) {
+  const timestamp = Date.now();
+  const seconds = (reading.atMs - before.atMs) / 1000;
+  const of = (/** @type {"audio" | "video"} */ kind) => ({
+    timestamp,
+    bytesReceived: reading[kind]?.bytesReceived ?? 0,
+    packetsReceived: reading[kind]?.packetsReceived ?? 0,
+    packetsLost: Math.max(0, reading[kind]?.lostReceived ?? 0) + (reading[kind]?.lostSent ?? 0),
+    bytesSent: reading[kind]?.bytesSent ?? 0,
+  });
+  const frames = (reading.video?.framesReceived ?? 0) - (before.video?.framesReceived ?? 0);
+  const frameRate = seconds > 0 ? Math.round(frames / seconds) : 0;
+  return {
+    audio: of("audio"),
+    video: phase === "audio-only" ? null : { ...of("video"), frameRate },
+    timestamp,
+    phase,
+    roundTripTime: reading.roundTripMs,
+    availableOutgoingBitrate: reading.availableBps,
+  };
+}
+
+/** @param {Scene} scene why nothing comes any more */
+async function silence({ api, run }) {
+  if (await api.answers(run.signal)) return new NetworkTestError("SUBSCRIBE_TO_SESSION_ERROR", "relay_silent");
+  api.forgetSession();
+  return new NetworkTestError("CONNECT_TO_SESSION_NETWORK_ERROR", "server_gone");
+}
+
+/**
+ * @param {import("./publisher.js").Platform} platform
+ * @param {MediaStreamTrack} track
+ */
+async function deviceGone({ permissions }, { kind }) {
+  const name = /** @type {PermissionName} */ (kind === "audio" ? "microphone" : "camera");
+  // Firefox knows no such permission to ask about.
+  const state = await permissions?.query({ name }).then((status) => status.state, () => "granted");
+  if (state && state !== "granted") return new NetworkTestError("PERMISSION_DENIED_ERROR", "permission_denied");
+  return new NetworkTestError("FAILED_TO_OBTAIN_MEDIA_DEVICES", kind === "audio" ? "no_microphone" : "no_camera");
+}
+
+/** @param {unknown} error of anything that was not named on the way */
+export function qualityError(error) {
+  if (error instanceof NetworkTestError) return error;
+  const { reason, message } = probeError(error);
+  if (reason === "timeout") return new NetworkTestError("PUBLISH_TO_SESSION_PERMISSION_OR_TIMEOUT_ERROR", reason, "The test took too long.");
+  return new NetworkTestError("QUALITY_TEST_ERROR", reason, reason === "aborted" ? undefined : message);
+}

@@ -1,0 +1,355 @@
+import assert from "node:assert/strict";
+import { readFileSync, readdirSync } from "node:fs";
+import { mock, test } from "node:test";
+
+import { figuresOf, lossRatio } from "../../probes/browser/js/connection-figures.js";
+import * as probes from "../../probes/browser/js/parley-probes.js";
+import { ProbeClient } from "../../probes/browser/js/probe-client.js";
+import { targetOf } from "../../probes/browser/js/relay-check.js";
+import { FakeTrack, fakeDeployment, fakeRtc, fakeSocket } from "./probe-fakes.js";
+
+function clientIn(world, deployment = fakeDeployment(world)) {
+  const Rtc = fakeRtc(world);
+  const client = new ProbeClient({ baseUrl: "http://parley.test/", fetch: deployment.fetch, RTCPeerConnection: Rtc });
+  return { client, Rtc, deployment };
+}
+
+/** Runs a test that waits, with a clock that does not. */
+async function fast(begin) {
+  mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  const clock = mock.method(performance, "now", () => passed);
+  let passed = 1000;
+  try {
+    let isDone = false;
+    const found = begin().finally(() => (isDone = true));
+    for (let step = 0; !isDone && step < 20_000; step++) {
+      for (let turn = 0; turn < 10; turn++) await Promise.resolve();
+      await new Promise((resolve) => setImmediate(resolve));
+      passed += 10;
+      mock.timers.tick(10);
+    }
+    return await found;
+  } finally {
+    clock.mock.restore();
+    mock.timers.reset();
+  }
+}
+
+const network = (world, options) => {
+  const made = clientIn(world);
+  return fast(() => made.client.testNetworkConnectivity(null, options)).then((result) => ({ ...made, result, udp: result.transports[0] }));
+};
+
+test("packets there and back pass, and everything is closed", async () => {
+  const { result, udp, Rtc, deployment } = await network({});
+  assert.deepEqual([result.result, result.reason, result.region, result.server], ["passed", "", "eu", "http://parley.test"]);
+  assert.deepEqual([udp.state, udp.via, udp.sent, udp.received, udp.lossRatio], ["passed", "loop", 50, 50, 0]);
+  assert.deepEqual(result.transports.map(({ state }) => state), ["passed", "skipped", "skipped"]);
+  assert.deepEqual([Rtc.all.length, Rtc.open], [2, 0]);
+  // The listener for the echo stays with the end that is closed.
+  assert.ok(Rtc.all.every(({ listeners }) => listeners <= 1));
+  assert.equal(Rtc.all[0].configuration.iceTransportPolicy, "relay");
+  assert.equal(deployment.asked("GET /v1/probes/ping"), 0);
+});
+
+for (const [name, world, expected] of [
+  ["nothing answers", { candidates: 0, isEndless: true }, ["failed", "unreachable"]],
+  ["nothing answers, and the browser says so", { candidates: 0, codes: [701] }, ["failed", "unreachable"]],
+  ["the credential is wrong", { candidates: 0, codes: [701, 401] }, ["failed", "credential_rejected"]],
+  ["the quota is used up", { candidates: 0, codes: [486] }, ["failed", "allocation_quota"]],
+  ["the relay refuses itself", { loop: "fail" }, ["warning", "hairpin"]],
+  ["the relay refuses everybody", { loop: "fail", server: "fail" }, ["failed", "peer_denied"]],
+  ["the relay refuses itself, and there is no peer", { loop: "fail", peers: 0 }, ["failed", "peer_denied"]],
+  ["the relay is silent", { loop: "silent", server: "silent" }, ["failed", "relay_silent"]],
+  ["an older browser's state", { loop: "fail", server: "fail", hasNoConnectionState: true }, ["failed", "peer_denied"]],
+  ["the relay takes packets and brings none", { drop: () => true }, ["failed", "relay_silent"]],
+  ["every tenth packet is lost", { drop: (number) => number % 10 === 0 }, ["warning", "packet_loss"]],
+  ["a lost packet in fifty is none", { drop: (number) => number === 7 }, ["passed", ""]],
+]) {
+  test(`relay: ${name}`, async () => {
+    const { result, udp, Rtc, deployment } = await network(world);
+    assert.deepEqual([udp.state, udp.reason], expected);
+    assert.equal(result.result, expected[0] === "failed" ? "failed" : "passed");
+    assert.equal(result.reason, expected[1]);
+    assert.equal(Rtc.open, 0);
+    assert.equal(deployment.asked("DELETE /v1/probes/peers/peer"), deployment.asked("POST /v1/probes/peers"));
+    assert.ok(result.durationMs < 30_000);
+  });
+}
+
+test("a credential that is over by the server's clock is expired, whatever this clock says", async () => {
+  const past = { urls: ["turn:r"], username: "1000:x", credential: "c" };
+  const session = { now: 2000, expires_at: 2300, ice_servers: { udp: [past], tcp: [], tls: [] } };
+  const { result } = await network({ candidates: 0, codes: [401], session });
+  assert.equal(result.reason, "credential_expired");
+});
+
+test("a session is used again, but not after its credential was refused", async () => {
+  const world = {};
+  const { client, deployment } = clientIn(world);
+  const run = () => fast(() => client.testNetworkConnectivity());
+  await run();
+  await run();
+  assert.equal(deployment.asked("POST /v1/probes/sessions"), 1);
+  Object.assign(world, { candidates: 0, codes: [401] });
+  await run();
+  await run();
+  assert.equal(deployment.asked("POST /v1/probes/sessions"), 2);
+});
+
+for (const [status, reason] of [["down", "unreachable"], [429, "rate_limited"], [500, "http_status"]]) {
+  test(`no session: ${reason}`, async () => {
+    const { result, Rtc } = await network({ fail: { "POST /v1/probes/sessions": status } });
+    assert.deepEqual([result.result, result.reason, result.transports], ["failed", reason, []]);
+    assert.equal(result.verdict.state, "failed");
+    assert.equal(Rtc.all.length, 0);
+  });
+}
+
+test("a relay that is silent together with its server is gone", async () => {
+  const { result } = await network({ drop: (number) => number > 10, fail: { "GET /v1/probes/ping": "down" } });
+  assert.deepEqual([result.result, result.reason], ["failed", "server_gone"]);
+});
+
+test("one test at a time, once settled, with one event each", async () => {
+  const { client } = clientIn({});
+  const events = [];
+  const off = ({ test }) => events.push(`never ${test}`);
+  client.on("test-completed", ({ test, results }) => events.push(`${test} ${results.result}`)).on("test-completed", off).off("test-completed", off);
+  client.once("test-completed", () => { throw new Error("a listener of the user's"); });
+  const reported = mock.method(console, "error", () => {});
+  await fast(async () => {
+    const first = client.testNetworkConnectivity();
+    await assert.rejects(client.testNetworkConnectivity(), /testNetworkConnectivity cannot run while testNetworkConnectivity is running/);
+    client.abortTestNetworkConnectivity();
+    client.abortTestNetworkConnectivity();
+    assert.equal((await first).result, "aborted");
+    client.abortTestNetworkConnectivity();
+    assert.equal((await client.testNetworkConnectivity()).result, "passed");
+  });
+  assert.equal(reported.mock.callCount(), 1);
+  reported.mock.restore();
+  assert.deepEqual(events, ["network-connectivity aborted", "network-connectivity passed"]);
+});
+
+test("only a live video track is a video track", async () => {
+  const { client, Rtc } = clientIn({});
+  const ended = Object.assign(new FakeTrack(), { readyState: "ended" });
+  const sound = Object.assign(new FakeTrack(), { kind: "audio" });
+  for (const wrong of [{}, "track", 7, ended, sound]) {
+    await assert.rejects(client.testNetworkConnectivity(wrong), { message: "Video track error" });
+    await assert.rejects(client.testPeerToPeerCallQuality({ videoTrack: wrong }), { message: "Video track error" });
+  }
+  await assert.rejects(client.testPeerToPeerCallQuality(), { message: "Video track error" });
+  const track = new FakeTrack();
+  assert.equal((await fast(() => client.testNetworkConnectivity(track))).result, "passed");
+  assert.deepEqual([track.readyState, Rtc.all[0].transceivers[0].sendEncodings], ["live", [{ active: false }]]);
+});
+
+test("without WebRTC there is a reason", async () => {
+  const client = new ProbeClient({ baseUrl: "http://parley.test", fetch: fakeDeployment().fetch });
+  assert.equal((await client.testNetworkConnectivity()).reason, "unsupported");
+});
+
+test("the time is over at each step", async () => {
+  for (const [world, timeoutMs] of [[{ candidates: 0, isEndless: true }, 1000], [{ loop: "silent", server: "silent" }, 8000], [{}, 500]]) {
+    const { result, Rtc } = await network(world, { timeoutMs });
+    assert.deepEqual([result.result, result.reason, Rtc.open], ["failed", "timeout", 0]);
+  }
+});
+
+// Quality ----------------------------------------------------------------------------------------
+
+/** Counters that grow by the clock: bytes and packets of a video at that rate. */
+const flowing = ({ bps = 2_000_000, loss = 0, trip = 0.05, until = Infinity, limitedBy = "none" }) => ({ number }) => {
+  const seconds = Math.min((performance.now() - 1000) / 1000, until);
+  const [bytes, packets] = [(bps / 8) * seconds, 200 * seconds];
+  const isSender = number % 2 === 1;
+  return {
+    T: { type: "transport", id: "T", selectedCandidatePairId: "P" },
+    P: { type: "candidate-pair", id: "P", currentRoundTripTime: trip, availableOutgoingBitrate: limitedBy === "none" ? 3e6 : bps, bytesSent: bytes, bytesReceived: bytes },
+    ...(isSender
+      ? {
+          O: { type: "outbound-rtp", id: "O", kind: "video", bytesSent: bytes, packetsSent: packets, qualityLimitationReason: limitedBy },
+          R: { type: "remote-inbound-rtp", id: "R", kind: "video", packetsLost: loss * packets },
+        }
+      : { I: { type: "inbound-rtp", id: "I", kind: "video", bytesReceived: bytes, packetsReceived: (1 - loss) * packets, packetsLost: loss * packets } }),
+  };
+};
+const quality = (flow, options = {}, test = "testPeerToPeerCallQuality") => {
+  const made = clientIn({ stats: flowing(flow) });
+  const videoTrack = new FakeTrack();
+  return fast(() => made.client[test]({ videoTrack, duration: 5, ...options })).then((result) => ({ ...made, result, videoTrack }));
+};
+
+for (const [name, flow, expected] of [
+  ["a good line", {}, ["good", ""]],
+  ["a picture that needs little", { bps: 400_000 }, ["good", ""]],
+  ["a narrow line", { bps: 900_000, limitedBy: "bandwidth" }, ["warning", "bandwidth_too_low"]],
+  ["a very narrow line", { bps: 250_000, limitedBy: "bandwidth" }, ["bad", "bandwidth_too_low"]],
+  ["some loss", { loss: 0.07 }, ["warning", "high_loss"]],
+  ["much loss", { loss: 0.2 }, ["bad", "high_loss"]],
+  ["a long way", { trip: 0.4 }, ["warning", "high_delay"]],
+  ["a very long way", { trip: 0.7 }, ["bad", "high_delay"]],
+]) {
+  for (const method of ["testPeerToPeerCallQuality", "testCallQuality"]) {
+    test(`${method}: ${name}`, async () => {
+      const { result, Rtc, videoTrack } = await quality(flow, {}, method);
+      assert.deepEqual([result.result, result.reason], expected);
+      assert.ok(Math.abs(result.secondsElapsed - 5) < 0.2);
+      assert.equal(result.data.maxRoundTripTime, (flow.trip ?? 0.05) * 1000);
+      assert.deepEqual([Rtc.open, videoTrack.readyState], [0, "live"]);
+    });
+  }
+}
+
+test("a connection that falls silent ends the test", async () => {
+  const { result } = await quality({ until: 2 }, { duration: 20 });
+  assert.deepEqual([result.result, result.reason, result.errorMsg], ["failed", "relay_silent", "The relay carries nothing."]);
+  assert.ok(result.secondsElapsed < 10);
+});
+
+test("a track that ends, ends the test", async () => {
+  const videoTrack = new FakeTrack();
+  const onProgress = ({ secondsElapsed }) => secondsElapsed === 2 && videoTrack.dispatchEvent(new Event("ended"));
+  const { result, Rtc } = await quality({}, { videoTrack, duration: 20, onProgress });
+  assert.deepEqual([result.result, result.reason, Rtc.open, result.secondsElapsed], ["failed", "no_camera", 0, 2]);
+});
+
+test("stopped, a test tells what it knows; aborted, that it was", async () => {
+  const { client } = clientIn({ stats: flowing({}) });
+  const ended = new AbortController();
+  const [stopped, aborted] = await fast(async () => {
+    const videoTrack = new FakeTrack();
+    const stop = () => client.stopTestPeerToPeerCallQuality();
+    return [
+      await client.testPeerToPeerCallQuality({ videoTrack, onProgress: ({ secondsElapsed }) => secondsElapsed === 2 && stop() }),
+      await client.testPeerToPeerCallQuality({ videoTrack, signal: ended.signal, onProgress: () => ended.abort() }),
+    ];
+  });
+  assert.deepEqual([stopped.result, stopped.secondsElapsed], ["good", 2]);
+  assert.deepEqual([aborted.result, aborted.reason, aborted.data.avgRecvPacketLoss], ["aborted", "aborted", 0]);
+});
+
+test("the statistics of the test that runs, and of any connection", async () => {
+  const { client, Rtc } = clientIn({ stats: flowing({ loss: 0.07 }) });
+  const asked = [];
+  await fast(() => client.testPeerToPeerCallQuality({ videoTrack: new FakeTrack(), duration: 3, onProgress: () => asked.push(client.getNetworkStats()) }));
+  const [first, , last] = await Promise.all(asked);
+  assert.equal(first.networkState, "unknown");
+  assert.deepEqual([last.networkState, last.networkStateReasons, last.threshold], ["warning", ["sendPacketLoss"], "low"]);
+  assert.equal(Math.round(last.stats.latest.videoSendBitsPerSecond), 2_000_000);
+  assert.equal(last.stats.latest.audioSendBitsPerSecond, null);
+  assert.deepEqual(await client.getNetworkStats(), { networkState: "unknown", networkStateReasons: [], stats: {}, threshold: "good", quality: 100 });
+  const other = new Rtc({});
+  assert.equal((await client.getNetworkStats(other)).networkState, "unknown");
+});
+
+// WebSockets -------------------------------------------------------------------------------------
+
+const answering = (changes = {}) => (socket, frame) => {
+  if (!frame) {
+    socket.up();
+    socket.say({ type: "hello", nonce: "", region: "eu", node: "n1" });
+  } else if (frame.type === "hello") socket.say({ type: "hello", nonce: frame.nonce, region: "eu", node: "n1", ...changes });
+  else if (frame.type === "ping") socket.say({ type: "pong", seq: frame.seq });
+};
+const sockets = async (behave, { deployment = fakeDeployment(), ...options } = {}) => {
+  const Socket = fakeSocket(behave);
+  const client = new ProbeClient({ baseUrl: "http://parley.test", fetch: deployment.fetch, WebSocket: Socket });
+  const result = await fast(() => client.testWebsocketConnectivity(options));
+  assert.equal(Socket.open, 0);
+  return result;
+};
+
+for (const [name, behave, expected, fail] of [
+  ["answers", answering(), ""],
+  ["is another region", answering({ region: "us" }), "wrong_region"],
+  ["is something else", answering({ nonce: "stale" }), "wrong_nonce"],
+  ["never repeats the nonce", answering({ nonce: "" }), "wrong_nonce"],
+  ["talks something else", (socket, frame) => (frame ? socket.say("HTTP") : socket.up()), "wrong_nonce"],
+  ["opens and is silent", (socket, frame) => frame || socket.up(), "frames_blocked"],
+  ["opens and closes", (socket, frame) => (frame ? socket.close() : socket.up()), "frames_blocked"],
+  ["does not open, though HTTP does", (socket) => socket.close(), "upgrade_refused"],
+  ["does not open at all", (socket) => socket.close(), "unreachable", { "GET /v1/probes/ping": "down" }],
+  ["hangs", () => {}, "unreachable", { "GET /v1/probes/ping": "down" }],
+  ["goes away", (socket, frame) => (frame?.type === "ping" ? socket.close() : answering()(socket, frame)), "server_gone", { "GET /v1/probes/ping": "down" }],
+]) {
+  test(`a region that ${name}`, async () => {
+    const result = await sockets(behave, { deployment: fakeDeployment({ fail }) });
+    assert.deepEqual([result.result, result.reason], [expected ? "failed" : "passed", expected]);
+    assert.deepEqual(expected ? result.failedRegions : result.passedRegions, ["eu"]);
+    assert.ok(result.durationMs < 15_000);
+  });
+}
+
+test("some regions are a warning, none is a failure", async () => {
+  const behave = (socket, frame) => (socket.url.includes("eu") ? answering()(socket, frame) : socket.close());
+  const far = { id: "us", ws_url: "ws://us/ws", http_url: "http://us" };
+  const some = await sockets(behave, { regions: ["eu", far, "mars"] });
+  assert.deepEqual([some.result, some.passedRegions, some.failedRegions], ["warning", ["eu"], ["us", "mars"]]);
+  assert.deepEqual(some.regions.map(({ reason }) => reason), ["", "upgrade_refused", "not_offered"]);
+  const down = fakeDeployment({ fail: { "GET /v1/probes/regions": "down" } });
+  const none = await sockets(behave, { deployment: down });
+  assert.deepEqual([none.result, none.reason, none.regions], ["failed", "unreachable", []]);
+});
+
+test("aborted, what is done is kept", async () => {
+  const ended = new AbortController();
+  const behave = (socket, frame) => (socket.url.includes("eu") ? answering()(socket, frame) : undefined);
+  const far = { id: "us", ws_url: "ws://us/ws", http_url: "http://us" };
+  const onProgress = ({ regions }) => regions.some(({ state }) => state === "passed") && ended.abort();
+  const result = await sockets(behave, { regions: ["eu", far], signal: ended.signal, onProgress });
+  assert.deepEqual([result.result, result.passedRegions, result.abortedRegions, result.failedRegions], ["aborted", ["eu"], ["us"], []]);
+});
+
+// Browsers that tell less ------------------------------------------------------------------------
+
+test("Firefox's statistics: no transport, no estimate, older names", () => {
+  const report = new Map(Object.entries({
+    P: { type: "candidate-pair", id: "P", state: "succeeded", selected: true, nominated: true, bytesSent: 10, bytesReceived: 20 },
+    Q: { type: "candidate-pair", id: "Q", state: "failed", bytesSent: 99 },
+    O: { type: "outbound-rtp", id: "O", mediaType: "audio", bytesSent: 5, packetsSent: 2 },
+    R: { type: "remote-inbound-rtp", id: "R", mediaType: "audio", packetsLost: 1, jitter: 0.01, roundTripTime: 0.08 },
+    I: { type: "inbound-rtp", id: "I", kind: "video", bytesReceived: 7, packetsReceived: 3, jitter: 0.02 },
+  }));
+  const { audio, video, ...rest } = figuresOf(report, 1);
+  assert.deepEqual(rest, { atMs: 1, bytesSent: 10, bytesReceived: 20, roundTripMs: 80, availableBps: null, limitedBy: null });
+  assert.deepEqual([audio.lostSent, audio.sendJitterS, video.lostSent, video.lostReceived], [1, 0.01, null, 0]);
+  assert.deepEqual(figuresOf(new Map(), 0), { atMs: 0, bytesSent: 0, bytesReceived: 0, roundTripMs: null, availableBps: null, limitedBy: null, audio: null, video: null });
+});
+
+test("what nobody tells is no loss", () => {
+  assert.equal(lossRatio(null, 100, true), null);
+  assert.equal(lossRatio(0, 0, false), null);
+  assert.equal(lossRatio(-3, 10, false), 0);
+  assert.equal(lossRatio(1, 9, false), 0.1);
+  assert.equal(lossRatio(1, 10, true), 0.1);
+});
+
+test("the address of a relay", () => {
+  for (const [url, target] of [
+    ["turn:relay.example", "relay.example:3478"],
+    ["turns:relay.example?transport=tcp", "relay.example:5349"],
+    ["turn:192.0.2.1:443?transport=udp", "192.0.2.1:443"],
+    ["turn:[2001:db8::1]", "[2001:db8::1]:3478"],
+    ["turn:[2001:db8::1]:80", "[2001:db8::1]:80"],
+  ]) {
+    assert.equal(targetOf(url), target);
+  }
+});
+
+test("the types declare exactly what the module exports", () => {
+  const text = readFileSync(new URL("../../probes/browser/js/parley-probes.d.ts", import.meta.url), "utf8");
+  const own = [...text.matchAll(/^export (?:class|function|const) (\w+)/gm)].map(([, name]) => name);
+  const passedOn = [...text.matchAll(/^export \{(.*)\} from/gm)].flatMap(([, names]) => names.split(",").map((name) => name.trim().split(" as ").at(-1)));
+  assert.deepEqual([...own, ...passedOn].sort(), Object.keys(probes).sort());
+});
+
+test("modules are short", () => {
+  const folder = new URL("../../probes/browser/js/", import.meta.url);
+  for (const name of readdirSync(folder).filter((one) => one.endsWith(".js"))) {
+    const lines = readFileSync(new URL(name, folder), "utf8").split("\n").length;
+    assert.ok(lines <= 400, `${name} has ${lines} lines`);
+  }
+});
