@@ -103,7 +103,7 @@ class ProbeApi:
                 ttl_s=settings.session_ttl_s,
                 peers=settings.peers_per_session if self._peers else 0,
                 peer_s=settings.peer_s,
-                reports=settings.reports_per_session if self._reports else 0,
+                reports=settings.reports_per_session if self._reports is not None else 0,
                 report_bytes=MAX_REPORT_BYTES,
             ),
         )
@@ -161,9 +161,8 @@ class ProbeApi:
     async def _end_peer(self, request: Request, identity: str) -> Response:
         host = await self._peers() if self._peers else None
         figures = await host.end(identity, _id(request)) if host else None
-        if figures is None:
-            return problem_response("not_found", "no such server peer of this session")
-        return _json(200, figures)
+        # A browser that closes its connection ends the peer, too, and often first.
+        return Response(status_code=204) if figures is None else _json(200, figures)
 
     # Reports --------------------------------------------------------------------------------
 

@@ -6,22 +6,32 @@ where only the video was too much.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 START_BPS = 600_000
 FLOOR_BPS = 50_000
 CEILING_BPS = 2_500_000
-_GROWTH, _SHRINK = 1.25, 0.85
+_GROWTH, _NEAR_LIMIT_GROWTH, _SHRINK = 1.25, 1.05, 0.85
 _MUCH_LOSS, _SOME_LOSS = 0.10, 0.02
 
 
-def next_rate(rate_bps: float, loss_ratio: float, received_bps: float) -> float:
-    """The rate of the next second after one that lost this share and delivered that much.
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What one second sends."""
 
-    Much loss: to what arrived, less a reserve; some: hold; none: a quarter more.
-    """
-    if loss_ratio > _MUCH_LOSS:
-        wanted = _SHRINK * min(rate_bps, received_bps)
-    elif loss_ratio > _SOME_LOSS:
-        wanted = rate_bps
-    else:
-        wanted = _GROWTH * rate_bps
-    return min(max(wanted, FLOOR_BPS), CEILING_BPS)
+    rate_bps: float = START_BPS
+    has_lost: bool = False
+    """The limit was found: from below it is approached slowly."""
+
+    def next(self, loss_ratio: float) -> Pace:
+        """The second after one that lost this share.
+
+        Much loss: what arrived, less a reserve; some: hold; none: a quarter more, or a twentieth.
+        """
+        has_lost = self.has_lost or loss_ratio > _SOME_LOSS
+        wanted = self.rate_bps
+        if loss_ratio > _MUCH_LOSS:
+            wanted *= _SHRINK * (1 - min(loss_ratio, 1.0))
+        elif loss_ratio <= _SOME_LOSS:
+            wanted *= _NEAR_LIMIT_GROWTH if has_lost else _GROWTH
+        return Pace(min(max(wanted, FLOOR_BPS), CEILING_BPS), has_lost)

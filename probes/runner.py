@@ -31,6 +31,8 @@ TURN_LIMIT_S = 45.0
 WS_LIMIT_S = 15.0
 API_LIMIT_S = 30.0
 QUALITY_EXTRA_S = 25.0
+_CONNECTIONS = httpx.Limits(max_connections=8, keepalive_expiry=2.0)
+"""An idle connection is given up before a server's own limit closes it under a request."""
 
 
 class Kind(StrEnum):
@@ -69,7 +71,9 @@ class Run:
         began = time.monotonic()
         verify = self.plan.tls if self.plan.tls is not None else True
         try:
-            async with httpx.AsyncClient(timeout=HTTP_TIMEOUT_S, verify=verify) as client:
+            async with httpx.AsyncClient(
+                timeout=HTTP_TIMEOUT_S, verify=verify, limits=_CONNECTIONS
+            ) as client:
                 await self._all(Api(self.plan.base_url, client))
         finally:
             self.duration_s = time.monotonic() - began
@@ -201,6 +205,11 @@ class Run:
 
     def _settle(self, result: CheckResult) -> None:
         assert result.state in SETTLED
+        api = self.results.get(("api", ""))
+        is_refused = result.reason is Reason.CONNECTION_REFUSED
+        if is_refused and api and api.state is State.PASSED and api.target == result.target:
+            gone = "it answered before, and refuses now"
+            result = replace(result, reason=Reason.SERVER_GONE, detail=gone)
         self._note(result)
 
     def _abort_rest(self) -> None:

@@ -1,4 +1,4 @@
-"""Transport-wide congestion control feedback: what a receiver tells a sender of arrival times. Pure.
+"""Transport-wide congestion feedback: what a receiver tells a sender of arrival times. Pure.
 
 As in draft-holmer-rmcat-transport-wide-cc-extensions-01, section 3.1. A libwebrtc sender that gets
 it probes the link and knows within a second or two what it carries; from REMB alone it does not.

@@ -230,6 +230,7 @@ class Node:
                 [files(room) / "browser" for room in _ROOMS_WITH_PAGES],
                 node=self.settings.node.name,
                 region=self.settings.node.region,
+                origins=[region.url for region in self.settings.regions],
             ),
         ]
         admin_token = self.settings.server.admin_token

@@ -133,8 +133,11 @@ class TurnSite:
 
     def access_token(self, identity: str, **grants: Any) -> str:
         claims = {
-            **{"iss": self.account[0], "aud": "parley", "sub": identity},
-            **{"exp": int(time.time()) + 600, **grants},
+            "iss": self.account[0],
+            "aud": "parley",
+            "sub": identity,
+            "exp": int(time.time()) + 600,
+            **grants,
         }
         token = jwt.encode(claims, self.key[1], "HS256", {"kid": self.key[0]})
         self.secrets.add(token)
@@ -143,6 +146,9 @@ class TurnSite:
     def node(self, name: str) -> dict[str, Any]:
         answer = self.ask("GET", "/v1/turn-nodes").json()
         return next(node for node in answer["nodes"] if node["id"] == name)
+
+    def is_ready(self, url: str = "") -> bool:
+        return httpx.get((url or self.url).rstrip("/") + "/readyz", timeout=10).is_success
 
     def metrics(self, name: str, url: str = "") -> list[str]:
         page = httpx.get((url or self.url).rstrip("/") + "/metrics", timeout=10).text
@@ -194,7 +200,8 @@ def fleet_site() -> Iterator[TurnSite]:
                 )
             )
         nodes = "".join(
-            f'[[turn.nodes]]\nid = "{name}"\nregion = "{name[:4]}"\nurls = {json.dumps(_urls(port))}\n'
+            f'[[turn.nodes]]\nid = "{name}"\nregion = "{name[:4]}"\n'
+            f"urls = {json.dumps(_urls(port))}\n"
             for name, port in ports.items()
         )
         regions = (
@@ -239,17 +246,16 @@ def direct_site() -> Iterator[TurnSite]:
 @contextlib.contextmanager
 def embedded_site() -> Iterator[TurnSite]:
     """`parley dev` with its own relay."""
-    with tempfile.TemporaryDirectory(prefix="turn-dev-") as _:
-        with start_parley("--turn-min-ttl", "1", "--no-rate-limits") as parley:
-            port = int(parley.turn_urls[0].partition("?")[0].rpartition(":")[2])
-            keys = json.loads((parley.log_file.parent / "keys" / "keys.json").read_text())
-            site = _site("embedded", parley.url, {"dev": port}, logs=[parley.log_file])
-            site.realm = "parley"
-            site.account = (parley.account_sid, parley.auth_token)
-            site.admin_token = parley.admin_token
-            site.key = (keys["key_sid"], keys["key_secret"])
-            site.secrets = {parley.auth_token, parley.admin_token, keys["key_secret"]}
-            yield site
+    with start_parley("--turn-min-ttl", "1", "--no-rate-limits") as parley:
+        port = int(parley.turn_urls[0].partition("?")[0].rpartition(":")[2])
+        keys = json.loads((parley.log_file.parent / "keys" / "keys.json").read_text())
+        site = _site("embedded", parley.url, {"dev": port}, logs=[parley.log_file])
+        site.realm = "parley"
+        site.account = (parley.account_sid, parley.auth_token)
+        site.admin_token = parley.admin_token
+        site.key = (keys["key_sid"], keys["key_secret"])
+        site.secrets = {parley.auth_token, parley.admin_token, keys["key_secret"]}
+        yield site
 
 
 SITES = {"fleet": fleet_site, "direct": direct_site, "embedded": embedded_site}
@@ -294,7 +300,9 @@ def _agent(home: Path, name: str, common: str, **coturn: Any) -> Iterator[AgentP
     config.write_text(f"{common}[turn.coturn]\n{lines}")
     command = [sys.executable, "-m", "turn_broker.coturn.cli", "--config", str(config)]
     with (home / "err").open("ab") as err:
-        child = subprocess.Popen([*command, "--run", "turnserver"], cwd=ROOT, stdout=err, stderr=err)
+        child = subprocess.Popen(
+            [*command, "--run", "turnserver"], cwd=ROOT, stdout=err, stderr=err
+        )
     try:
         yield AgentProcess(config=config, home=home, child=child)
     finally:

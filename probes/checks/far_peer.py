@@ -23,16 +23,26 @@ from aiortc.rtcconfiguration import RTCBundlePolicy, RTCIceTransportPolicy
 
 from probes.checks.api import Api
 from probes.messages import PeerAnswer, PeerMode
+from probes.reasons import Reason, State
 from turn_broker.credentials import TurnCredential
 from turn_broker.ice_servers import TurnUri
 
-CONNECT_S = 10.0
+CONNECT_S = 15.0
 ECHOES = 5
 _ECHO_S = 2.0
 
 
 class NoFarPeer(Exception):  # noqa: N818 - what came of a check, not a mistake
     """The deployment's peer cannot be had or reached; the text says which."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+    @property
+    def state(self) -> State:
+        """A peer that is not to be had now says nothing of the network."""
+        return State.SKIPPED if self.reason is Reason.RATE_LIMITED else State.FAILED
 
 
 def relayed_connection(uri: TurnUri, credential: TurnCredential) -> RTCPeerConnection:
@@ -70,7 +80,9 @@ async def connected(
             await opened.wait()
         yield answer, channel
     except TimeoutError as late:
-        raise NoFarPeer("no connection within 10 s") from late
+        raise NoFarPeer(
+            Reason.RELAY_SILENT, f"no connection with the deployment's peer within {CONNECT_S:g} s"
+        ) from late
     finally:
         await pc.close()
         if answer is not None:
@@ -105,8 +117,12 @@ def _trust(pc: RTCPeerConnection, tls: ssl.SSLContext) -> None:
 async def _answer(api: Api, sdp: str, mode: PeerMode) -> PeerAnswer:
     try:
         response = await api.call("POST", "/v1/probes/peers", {"sdp": sdp, "mode": mode})
-        if response.status_code != 201:
-            raise NoFarPeer(f"the deployment's peer answers {response.status_code}")
-        return msgspec.json.decode(response.content, type=PeerAnswer)
     except httpx.HTTPError as flaw:
-        raise NoFarPeer("the deployment does not answer") from flaw
+        raise NoFarPeer(Reason.SERVER_GONE, "the deployment stopped answering") from flaw
+    if response.status_code in (429, 503):
+        raise NoFarPeer(Reason.RATE_LIMITED, "the deployment has no peer to spare now")
+    try:
+        return msgspec.json.decode(response.content, type=PeerAnswer)
+    except msgspec.DecodeError as flaw:
+        text = f"the deployment's peer answers {response.status_code}"
+        raise NoFarPeer(Reason.HTTP_STATUS, text) from flaw

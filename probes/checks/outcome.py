@@ -9,7 +9,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
@@ -32,19 +32,23 @@ async def timed(check: Awaitable[CheckResult], unless: CheckResult, limit_s: flo
 
 def reason_of(error: BaseException) -> Reason:
     """Why a connection did not come about; looks through the wrappings of HTTP libraries."""
-    seen: BaseException | None = error
-    found = Reason.UNREACHABLE
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(seen):
+    for flaw in _causes(error):
+        if isinstance(flaw, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(flaw):
             return Reason.TLS_CERTIFICATE
-        if isinstance(seen, socket.gaierror) or "Name or service not known" in str(seen):
+        if isinstance(flaw, socket.gaierror):
             return Reason.DNS
-        if isinstance(seen, ConnectionRefusedError):
-            found = Reason.CONNECTION_REFUSED
-        seen = seen.__cause__ or seen.__context__
-    if "All connection attempts failed" in str(error) and found is Reason.UNREACHABLE:
-        return Reason.CONNECTION_REFUSED
-    return found
+        if isinstance(flaw, ConnectionRefusedError):
+            return Reason.CONNECTION_REFUSED
+    return Reason.UNREACHABLE
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for one in error.exceptions:
+                yield from _causes(one)
+        error = error.__cause__ or error.__context__
 
 
 WORDS: dict[Reason, str] = {
@@ -61,6 +65,9 @@ WORDS: dict[Reason, str] = {
     Reason.RELAY_SILENT: "the relay gave an address, and no packet passed",
     Reason.NOT_OFFERED: "not offered",
     Reason.TIMEOUT: "no result in time",
+    Reason.HIGH_LOSS: "too much is lost",
+    Reason.HIGH_DELAY: "it takes too long",
+    Reason.BANDWIDTH_TOO_LOW: "the link does not carry it",
     Reason.ABORTED: "stopped",
 }
 

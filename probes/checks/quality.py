@@ -23,7 +23,7 @@ from probes.checks.api import Api
 from probes.checks.outcome import WORDS
 from probes.checks.synthetic import Picture, Sound
 from probes.messages import PeerFigures
-from probes.pacing import START_BPS, next_rate
+from probes.pacing import Pace
 from probes.reasons import Reason, State
 from probes.samples import Rate, Sample, rate, window
 from probes.verdict import CheckResult
@@ -34,6 +34,7 @@ DURATION_S = 12.0
 _EVERY_S = 1.0
 _HD = (1280, 720)
 _HIGH_DELAY_MS, _HIGH_LOSS = 300.0, 0.05
+_SILENT_SECONDS = 2
 _LITTLE_BPS = 600_000
 """Below it a picture is worth a warning."""
 
@@ -57,11 +58,26 @@ class _Track:
     back: list[Sample]
 
     def rate(self) -> Rate:
-        """Of the last seconds; the loss of the worse way, the bitrate of what came back."""
+        """Of the last seconds; the loss of the worse way, the bitrate of what came back.
+
+        The echo numbers what it sends anew, so that each way counts its own loss.
+        """
         there, back = window(self.there), window(self.back)
-        kept = (1 - back.loss_ratio) / max(1 - there.loss_ratio, 1e-9)
-        loss = max(there.loss_ratio, 1 - min(kept, 1.0))
+        loss = max(there.loss_ratio, back.loss_ratio)
         return Rate(back.bitrate_bps, loss, back.frame_rate, back.packets)
+
+    def last_loss(self) -> float | None:
+        """Of the last second, both ways together; None before there is one."""
+        if len(self.there) < 2 or len(self.back) < 2:
+            return None
+        there, back = rate(*self.there[-2:]), rate(*self.back[-2:])
+        return 1 - (1 - there.loss_ratio) * (1 - back.loss_ratio)
+
+    @property
+    def has_stopped(self) -> bool:
+        """Packets came, and for some seconds none came any more."""
+        last = self.there[-1 - _SILENT_SECONDS :]
+        return len(last) > _SILENT_SECONDS and 0 < last[0].packets == last[-1].packets
 
 
 class QualityCheck:
@@ -83,6 +99,7 @@ class QualityCheck:
         self._duration_s = duration_s
         self._on_update = on_update
         self._tls = tls
+        self._pace = Pace()
         self._trips: list[float] = []
         self._audio = _Track("audio", [], [])
         self._video = _Track("video", [], [])
@@ -90,7 +107,7 @@ class QualityCheck:
     async def check(self) -> list[CheckResult]:
         aiortc_media.install()
         pc = far_peer.relayed_connection(self._uri, self._credential)
-        picture = Picture(START_BPS)
+        picture = Picture(self._pace.rate_bps)
         pc.addTrack(Sound())
         pc.addTrack(picture)
         received: list[aiortc_media.Received] = []
@@ -104,8 +121,15 @@ class QualityCheck:
                 finally:
                     pinging.cancel()
                     await asyncio.wait({pinging})
-        except (far_peer.NoFarPeer, httpx.HTTPError, msgspec.DecodeError) as flaw:
-            return self._unreached(str(flaw))
+        except far_peer.NoFarPeer as flaw:
+            return _both(flaw.state, flaw.reason, str(flaw))
+        except httpx.HTTPError:
+            return _both(State.FAILED, Reason.SERVER_GONE, "the deployment stopped answering")
+        except msgspec.DecodeError:
+            text = "something else than Parley answers"
+            return _both(State.FAILED, Reason.HTTP_STATUS, text)
+        if self._audio.has_stopped:
+            return _both(State.FAILED, Reason.SERVER_GONE, "the relay stopped carrying anything")
         return [self._sound(), self._picture()]
 
     async def _watch(
@@ -128,11 +152,10 @@ class QualityCheck:
             self._tell(elapsed_s)
 
     def _adapt(self, picture: Picture) -> None:
-        there, back = self._video.there[-2:], self._video.back[-2:]
-        if len(there) == 2 and len(back) == 2:
-            last = rate(*there), rate(*back)
-            loss = max(one.loss_ratio for one in last)
-            picture.rate_bps = next_rate(picture.rate_bps, loss, last[1].bitrate_bps)
+        loss = self._video.last_loss()
+        if loss is not None:
+            self._pace = self._pace.next(loss)
+            picture.rate_bps = self._pace.rate_bps
 
     def _tell(self, elapsed_s: float) -> None:
         if self._on_update is None:
@@ -151,7 +174,7 @@ class QualityCheck:
     async def _far_figures(self, name: str) -> PeerFigures:
         response = await self._api.call("GET", f"/v1/probes/peers/{name}")
         if response.status_code != 200:
-            raise far_peer.NoFarPeer("the deployment's peer has ended")
+            raise far_peer.NoFarPeer(Reason.SERVER_GONE, "the deployment's peer has ended")
         return msgspec.json.decode(response.content, type=PeerFigures)
 
     async def _ping(self, channel: RTCDataChannel) -> None:
@@ -180,7 +203,10 @@ class QualityCheck:
         score = mos.audio_mos(found.loss_ratio, delay_ms) if found.packets else mos.WORST
         figures = _figures(found, score, trip_ms)
         if score < recommend.AUDIO_MIN_MOS:
-            return _result("audio", State.FAILED, Reason.BANDWIDTH_TOO_LOW, figures)
+            is_late = trip_ms > _HIGH_DELAY_MS and found.loss_ratio <= _HIGH_LOSS
+            return _result(
+                "audio", State.FAILED, Reason.HIGH_DELAY if is_late else Reason.HIGH_LOSS, figures
+            )
         return _graded("audio", found, trip_ms, figures)
 
     def _picture(self) -> CheckResult:
@@ -188,17 +214,17 @@ class QualityCheck:
         figures = _figures(found, mos.video_mos(found.bitrate_bps, *_HD), trip_ms)
         advised = recommend.by_received(found.bitrate_bps, found.loss_ratio)
         if advised.resolution is None:
-            return _result("video", State.FAILED, Reason.BANDWIDTH_TOO_LOW, figures)
+            is_lossy = found.loss_ratio > _HIGH_LOSS
+            reason = Reason.HIGH_LOSS if is_lossy else Reason.BANDWIDTH_TOO_LOW
+            return _result("video", State.FAILED, reason, figures)
         text = f"{advised.resolution} at {advised.frame_rate} frames/s"
         if found.bitrate_bps < _LITTLE_BPS:
             return _result("video", State.WARNING, Reason.BANDWIDTH_TOO_LOW, figures, text)
         return _graded("video", found, trip_ms, figures, text)
 
-    def _unreached(self, text: str) -> list[CheckResult]:
-        return [
-            _result(kind, State.FAILED, Reason.RELAY_SILENT, {}, text)
-            for kind in ("audio", "video")
-        ]
+
+def _both(state: State, reason: Reason, text: str) -> list[CheckResult]:
+    return [_result(kind, state, reason, {}, text) for kind in ("audio", "video")]
 
 
 async def _seconds(began: float, duration_s: float) -> AsyncIterator[float]:

@@ -18,7 +18,7 @@ from probes.verdict import CheckResult
 from turn_broker.credentials import TurnCredential
 from turn_broker.ice_servers import TurnUri
 from turn_broker.turn.client import TurnClient
-from turn_broker.turn.dialogue import Allocation, Failure, Received, Step
+from turn_broker.turn.dialogue import Allocation, Failure, Received
 from turn_broker.turn.dialogue import Reason as TurnReason
 
 PACKETS = 50

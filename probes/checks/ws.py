@@ -34,6 +34,7 @@ class WsCheck:
     def __init__(self, region: Region, tls: ssl.SSLContext | None = None) -> None:
         self.region = region
         self._tls = tls
+        self._has_answered = False
 
     def waiting(self) -> CheckResult:
         return self._result(State.WAITING)
@@ -64,11 +65,20 @@ class WsCheck:
         try:
             async with asyncio.timeout(max(0.1, WS_DEADLINE_S - opened_ms / 1000)):
                 return await self._converse(connection, opened_ms)
-        except (TimeoutError, ConnectionClosed, msgspec.DecodeError):
-            text = "the connection opens, and frames do not come through"
-            return self._result(State.FAILED, Reason.FRAMES_BLOCKED, text)
+        except TimeoutError:
+            return self._cut(Reason.TIMEOUT, WORDS[Reason.TIMEOUT])
+        except ConnectionClosed:
+            return self._cut(Reason.SERVER_GONE, "it answered, and then was gone")
+        except (msgspec.DecodeError, UnicodeError):
+            return self._result(State.FAILED, Reason.WRONG_NONCE, "something else answers here")
         finally:
             await connection.close()
+
+    def _cut(self, reason: Reason, text: str) -> CheckResult:
+        """Frames stopped; `reason` holds if some had come."""
+        if not self._has_answered:
+            reason, text = Reason.FRAMES_BLOCKED, "it opens, and frames do not come through"
+        return self._result(State.FAILED, reason, text)
 
     async def _converse(self, connection: ClientConnection, opened_ms: float) -> CheckResult:
         nonce = secrets.token_hex(8)
@@ -99,6 +109,7 @@ class WsCheck:
         frame = _FRAME.decode(await connection.recv())
         if not isinstance(frame, WsHello):
             raise msgspec.DecodeError("a hello must come first")
+        self._has_answered = True
         return frame
 
     def _result(

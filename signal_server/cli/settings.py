@@ -14,7 +14,6 @@ from turn_broker.cli import Refused
 from turn_broker.config import SettingsError
 
 DEFAULT_PATH = Path("parley.toml")
-FAILED = 2
 _SECRET_WORDS = ("secret", "token", "secrets")
 
 config_option = click.option(

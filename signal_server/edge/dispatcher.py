@@ -42,6 +42,7 @@ _CLOSE_FOR = {
     ErrorCode.TOKEN_EXPIRED: CloseCode.TOKEN_EXPIRED,
     ErrorCode.DRAINING: CloseCode.GO_AWAY,
     ErrorCode.RATE_LIMITED: CloseCode.RATE_LIMITED,
+    ErrorCode.UNSUPPORTED_VERSION: CloseCode.UNSUPPORTED_VERSION,
 }
 SPREAD = 0.8
 """Part of the grace time over which a draining node's clients are asked to reconnect."""
@@ -53,6 +54,8 @@ class Connection(Protocol):
     id: int
     token: str | None
     remote: str
+    subprotocol: str | None
+    """What it speaks; None where that goes without saying."""
 
     def send(self, payload: bytes, seq: int = 0) -> None:
         """One message; `seq` is its number in the session's log, 0 for one outside it."""
@@ -122,6 +125,9 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         timeout = loop.call_later(self._limits.hello_timeout_s, self._no_hello, connection)
         self._waiting[connection.id] = timeout
+        if connection.subprotocol not in (None, m.PROTOCOL):
+            why = f"this server speaks {m.PROTOCOL}"
+            self._turn_away(connection, Refusal(ErrorCode.UNSUPPORTED_VERSION, why))
 
     def received(self, connection: Connection, text: str) -> None:
         message = decode(text, self._limits.json_depth)

@@ -19,6 +19,8 @@ from signal_server.wire.codes import ErrorCode
 SUBPROTOCOL = "parley.v1.json"
 TOKEN_PROTOCOL = "parley.token."  # noqa: S105 - a prefix, not a secret
 MAX_HEADERS = 100
+_OTHER_VERSION = re.compile(r"parley\.v[0-9]{1,4}\.[a-z]{1,16}")
+"""A client that speaks only these must be told so, which a browser can read only on a WebSocket."""
 
 _REQUEST_LINE = re.compile(r"([!-~]+) (/[!-~]*) HTTP/([0-9]\.[0-9])\r\n")
 _HEADER = re.compile(
@@ -144,14 +146,17 @@ def parse(
     offered = _list(fields.get("sec-websocket-protocol", ""))
     if not all(_TOKEN.fullmatch(name) for name in offered) or len(set(offered)) < len(offered):
         return Refusal(400, "subprotocol", "Sec-WebSocket-Protocol is not a list of tokens.")
-    if offered and subprotocol not in offered:
-        return Refusal(400, "subprotocol", f"Offer the subprotocol {subprotocol}, or none.")
+    spoken: str | None = subprotocol if subprotocol in offered else None
+    if offered and spoken is None:
+        spoken = next(filter(_OTHER_VERSION.fullmatch, offered), None)
+        if spoken is None:
+            return Refusal(400, "subprotocol", f"Offer the subprotocol {subprotocol}, or none.")
     return Handshake(
         path=target.partition("?")[0],
         host=fields["host"],
         origin=fields.get("origin"),
         subprotocols=offered,
-        subprotocol=subprotocol if offered else None,
+        subprotocol=spoken,
         token=_presented_token(fields.get("authorization"), offered),
         forwarded_for=fields.get("x-forwarded-for"),
         key=fields["sec-websocket-key"],

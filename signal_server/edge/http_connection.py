@@ -80,6 +80,7 @@ class HttpConnection:
         self.id = number
         self.token = token
         self.remote = remote
+        self.subprotocol: str | None = None
         self.session = ""
         self.digest = b""
         self.close_code = 0

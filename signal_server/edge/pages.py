@@ -29,13 +29,12 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _POLICY = (
-    "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data: blob:; "
+    "default-src 'self'; connect-src 'self' ws: wss:{origins}; img-src 'self' data: blob:; "
     "media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
 _HEADERS = {
     "Cache-Control": "no-cache",
-    "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Permissions-Policy": "camera=(self), microphone=(self), display-capture=(), geolocation=()",
@@ -52,20 +51,27 @@ class _File(Struct, frozen=True):
 
 
 def routes(
-    roots: Iterable[Traversable], *, node: str = "local", region: str = "local"
+    roots: Iterable[Traversable],
+    *,
+    node: str = "local",
+    region: str = "local",
+    origins: Iterable[str] = (),
 ) -> list[Route]:
     """`/`, `/demo`, `/diagnostics`, their modules, styles and images, and the QR code.
 
-    What the roots hold is served as one site; raises ValueError for a file that two of them hold.
+    What the roots hold is served as one site, whose scripts may also ask those `origins`; raises
+    ValueError for a file that two roots hold.
     """
     facts = {"node": node, "region": region}
+    policy = _POLICY.format(origins="".join(f" {origin}" for origin in origins))
+    headers = {**_HEADERS, "Content-Security-Policy": policy}
     folders: dict[str, dict[str, _File]] = {folder: {} for folder in ("", *_FOLDERS)}
     for root in roots:
         for folder, shipped in folders.items():
             _add(shipped, root / folder if folder else root, facts)
     pages = folders.pop("")
-    found = [_page_route(path, pages[name]) for path, name in _PAGES.items()]
-    found += [_folder_route(folder, shipped) for folder, shipped in folders.items()]
+    found = [_page_route(path, pages[name], headers) for path, name in _PAGES.items()]
+    found += [_folder_route(folder, shipped, headers) for folder, shipped in folders.items()]
     found.append(Route("/demo/qr.svg", _qr))
     return found
 
@@ -100,25 +106,25 @@ def _suffix(name: str) -> str:
     return name[name.rfind(".") :]
 
 
-def _page_route(path: str, page: _File) -> Route:
+def _page_route(path: str, page: _File, headers: Mapping[str, str]) -> Route:
     async def serve(request: Request) -> Response:
-        return _answer(request, page)
+        return _answer(request, page, headers)
 
     return Route(path, serve)
 
 
-def _folder_route(folder: str, shipped: Mapping[str, _File]) -> Route:
+def _folder_route(folder: str, shipped: Mapping[str, _File], headers: Mapping[str, str]) -> Route:
     async def serve(request: Request) -> Response:
         file = shipped.get(request.path_params["file"])
         if file is None:
             return PlainTextResponse("not found\n", 404)
-        return _answer(request, file)
+        return _answer(request, file, headers)
 
     return Route(f"/{folder}/{{file}}", serve)
 
 
-def _answer(request: Request, file: _File) -> Response:
-    headers = {**_HEADERS, "ETag": file.etag, "Content-Type": file.content_type}
+def _answer(request: Request, file: _File, site: Mapping[str, str]) -> Response:
+    headers = {**site, "ETag": file.etag, "Content-Type": file.content_type}
     known = request.headers.get("If-None-Match", "")
     if known == "*" or file.etag in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
         return Response(status_code=304, headers=headers)
@@ -137,5 +143,6 @@ async def _qr(request: Request) -> Response:
         return PlainTextResponse("url must be a short link to this site\n", 400)
     picture = io.BytesIO()
     segno.make_qr(url, error="m").save(picture, kind="svg", border=3, light="#fff", xmldecl=False)
-    headers = {**_HEADERS, "Content-Type": _TYPES[".svg"]}
+    policy = _POLICY.format(origins="")
+    headers = {**_HEADERS, "Content-Security-Policy": policy, "Content-Type": _TYPES[".svg"]}
     return Response(picture.getvalue(), headers=headers)

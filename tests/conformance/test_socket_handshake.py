@@ -156,6 +156,15 @@ def test_the_subprotocol_is_answered_and_the_token_never() -> None:
     assert b"a.b-c_d" not in handshake.response()
 
 
+def test_another_version_is_let_in_to_be_told() -> None:
+    handshake = parse(request("/echo", "Sec-WebSocket-Protocol: parley.token.abc, parley.v2.json"))
+    assert isinstance(handshake, Handshake)
+    assert handshake.subprotocol == "parley.v2.json"
+    both = parse(request("/echo", "Sec-WebSocket-Protocol: parley.v2.json, parley.v1.json"))
+    assert isinstance(both, Handshake)
+    assert both.subprotocol == "parley.v1.json"
+
+
 def test_no_subprotocol_offered_none_answered() -> None:
     assert b"Protocol:" not in accepted(GOOD).response()
 

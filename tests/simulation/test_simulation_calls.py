@@ -21,6 +21,7 @@ from signal_server.wire import call_messages as c
 from signal_server.wire import messages as wire
 from signal_server.wire.base import Request
 from signal_server.wire.candidate import CandidateInit
+from signal_server.wire.receipts import Stage
 from signal_server.wire.sdp import outline
 
 SEEDS = 1000 if os.environ.get("PARLEY_LONG") == "1" else 25
@@ -256,5 +257,8 @@ def test_simulation_calls_meet_what_they_are_there_for() -> None:
     assert sum(world.compared for world in worlds) > 50, "snapshots against what was told"
     assert sum(world.offers for world in worlds) > 100
     assert sum(world.candidates for world in worlds) > 100
-    assert sum(world.board.tally.glare for world in worlds) > 10
+    for mode in (0, 1):
+        assert sum(world.board.tally.glare for world in worlds[mode::2]) > 5
+    told = [stages for world in worlds for each in world.clients for stages in each.told.values()]
+    assert {stages[-1] for stages in told} == set(Stage)
     assert sum(device.resumes for world in worlds for device in world.clients) > 100

@@ -14,10 +14,12 @@ from msgspec import Raw
 from simulated import SimClient, World
 
 from signal_server.wire import messages as wire
+from signal_server.wire.receipts import Stage
 
 SEEDS = 1000 if os.environ.get("PARLEY_LONG") == "1" else 40
 CLIENTS = 6
 ROOMS = ("r0", "r1")
+SETTLED = (Stage.RECEIVED, Stage.EXPIRED, Stage.DROPPED)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -81,15 +83,20 @@ def test_simulation_sessions(seed: int) -> None:
         assert shown == (truth.name, others), client.name
         assert client.roster.revision <= truth.revision, "own changes count, and are not told"
         assert all(entry.connected for entry in client.roster.peers.values())
+        told = [stages for (peer, _), stages in client.told.items() if peer == client.session.peer]
+        assert all(stages[-1] in SETTLED for stages in told), "everybody has acknowledged"
     assert len(world.board.sessions.by_id) == CLIENTS, "nobody is left of former sessions"
 
 
 def test_simulation_meets_what_it_is_there_for() -> None:
-    """The seeds together resume, expire, overflow and excuse."""
+    """The seeds together resume, expire, overflow, replace and excuse."""
     worlds = [play(seed) for seed in range(8)]
     clients = [client for world in worlds for client in world.clients]
     losses = [code for client in clients for code in client.losses]
     assert sum(client.resumes for client in clients) > 100
+    assert sum(client.replaced for client in clients) > 10
+    ends = {stages[-1] for client in clients for stages in client.told.values()}
+    assert ends >= set(SETTLED)
     assert {"resume_expired", "resume_gap"} <= set(losses)
     assert sum(world.history.verdict().excused for world in worlds) > 0
     assert sum(world.history.verdict().arrived for world in worlds) > 1000

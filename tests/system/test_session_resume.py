@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -11,6 +12,8 @@ from history import History
 from raw_session import RawSession
 from rtc import until
 from servers import Parley, start_parley
+from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
 
 from signal_server.client import SignalingClient
 from signal_server.client_connect import ClientSettings
@@ -121,6 +124,17 @@ async def test_session_that_said_bye_cannot_be_resumed(parley: Parley, room: str
     assert again.greeting["code"] == "resume_expired"
     await bye(one)
     again.kill()
+
+
+async def test_session_of_another_version_is_refused_for_good(parley: Parley) -> None:
+    """In a way that a browser can read: it does not show the answer to a failed handshake."""
+    other = Subprotocol("parley.v2.json")
+    async with connect(parley.ws_url, subprotocols=[other]) as socket:
+        assert socket.subprotocol == other
+        refusal = json.loads(await socket.recv())
+        assert (refusal["code"], refusal["retryable"]) == ("unsupported_version", False)
+        await socket.wait_closed()
+        assert socket.close_code == 4506
 
 
 async def test_session_is_told_what_became_of_its_message(parley: Parley, room: str) -> None:

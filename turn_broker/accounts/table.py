@@ -67,7 +67,8 @@ class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     burst: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     """Credentials at once."""
     byte_quota: Annotated[int, Meta(ge=0)] | None = None
-    """Relayed bytes of all its tokens; no new credential is given once they are used up."""
+    """Relayed bytes of all its tokens; once they are used up no new credential is given, and
+    relays that are open are cut."""
     token_bytes: Annotated[int, Meta(ge=1)] | None = None
     """Relayed bytes of each token, after which its relays are cut."""
     allocations: Annotated[int, Meta(ge=1, le=100_000)] | None = None

@@ -133,7 +133,7 @@ export async function publish(platform, api, stream, signal) {
  * @param {RTCPeerConnection} pc
  * @param {MediaStream} stream
  */
-function addTracks(pc, stream) {
+export function addTracks(pc, stream) {
   for (const track of stream.getTracks()) {
     const sender = pc.addTrack(track, stream);
     if (track.kind !== "video") continue;

@@ -40,11 +40,9 @@ export async function checkQuality(wish) {
   const cut = await watched(wish, readings).then(() => null, probeError);
   const durationMs = performance.now() - began;
   const findings = findingsOf(readings, wish.session.region);
-  const isAborted = cut?.reason === "aborted";
-  return findings.map((finding) => {
-    const end = cut ? { state: /** @type {const} */ (isAborted ? "aborted" : "failed"), reason: cut.reason } : {};
-    return { ...finding, ...end, durationMs };
-  });
+  if (!cut) return findings.map((finding) => ({ ...finding, durationMs }));
+  const state = cut.reason === "aborted" ? "aborted" : "failed";
+  return findings.map((finding) => ({ ...finding, state, reason: cut.reason, durationMs }));
 }
 
 /** @param {Wish} wish @param {Reading[]} readings grows */

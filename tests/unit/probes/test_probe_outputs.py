@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from probes.blackbox import DEFAULT_TIMEOUT_S, exposition, timeout_of
 from probes.checks.outcome import reason_of, target_of
 from probes.messages import ProbeLimits, ProbeSession
-from probes.pacing import CEILING_BPS, FLOOR_BPS, next_rate
+from probes.pacing import CEILING_BPS, FLOOR_BPS, Pace
 from probes.reasons import Reason, State
 from probes.runner import Kind, Plan, Run, offers_of
 from probes.table import as_json, junit, table, title
@@ -119,20 +119,22 @@ def test_the_time_that_prometheus_allows(header: str | None, seconds: float) -> 
     assert timeout_of(header) == seconds
 
 
-@given(st.floats(0, 1e8), st.floats(0, 1), st.floats(0, 1e8))
-def test_pacing_stays_in_its_bounds(rate: float, loss: float, received: float) -> None:
-    assert FLOOR_BPS <= next_rate(rate, loss, received) <= CEILING_BPS
+@given(st.floats(FLOOR_BPS, CEILING_BPS), st.booleans(), st.floats(0, 1))
+def test_pacing_stays_in_its_bounds(rate: float, has_lost: bool, loss: float) -> None:
+    after = Pace(rate, has_lost).next(loss)
+    assert FLOOR_BPS <= after.rate_bps <= CEILING_BPS
+    assert after.has_lost or not has_lost
 
 
-def test_pacing_finds_a_thin_link() -> None:
-    link, rate = 300_000.0, 600_000.0
-    history = []
-    for _ in range(20):
-        loss = max(0.0, 1 - link / rate)
-        history.append(min(rate, link))
-        rate = next_rate(rate, loss, min(rate, link))
-    assert min(history[5:]) > 0.6 * link
-    assert sum(history[-8:]) / 8 > 0.75 * link
+@pytest.mark.parametrize("link", [150_000.0, 300_000.0, 1_000_000.0])
+def test_pacing_finds_a_thin_link(link: float) -> None:
+    pace, lost, sent = Pace(), [], []
+    for _ in range(12):
+        lost.append(max(0.0, 1 - link / pace.rate_bps))
+        sent.append(pace.rate_bps)
+        pace = pace.next(lost[-1])
+    assert min(sent[-5:]) > 0.7 * link
+    assert sum(lost[-5:]) / 5 < 0.05, "or the link's own limit would look like a lossy one"
 
 
 def chained(outer: BaseException, inner: BaseException) -> BaseException:
@@ -147,7 +149,11 @@ def chained(outer: BaseException, inner: BaseException) -> BaseException:
         (ConnectionRefusedError(), Reason.CONNECTION_REFUSED),
         (chained(OSError("x"), socket.gaierror(-2, "x")), Reason.DNS),
         (chained(OSError("x"), ssl.SSLCertVerificationError("x")), Reason.TLS_CERTIFICATE),
-        (OSError("All connection attempts failed"), Reason.CONNECTION_REFUSED),
+        (OSError("All connection attempts failed"), Reason.UNREACHABLE),
+        (
+            chained(OSError("x"), ExceptionGroup("x", [OSError(), ConnectionRefusedError()])),
+            Reason.CONNECTION_REFUSED,
+        ),
     ],
 )
 def test_reasons_of_exceptions(error: BaseException, reason: Reason) -> None:

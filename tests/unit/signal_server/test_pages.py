@@ -33,6 +33,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         ("/js/mos.js", "text/javascript; charset=utf-8"),
         ("/js/parley.d.ts", "text/plain; charset=utf-8"),
         ("/css/parley.css", "text/css; charset=utf-8"),
+        ("/css/diagnostics.css", "text/css; charset=utf-8"),
         ("/img/icons.svg", "image/svg+xml"),
     ],
 )
@@ -53,6 +54,14 @@ async def test_files_have_their_type_policy_and_tag(
     )
     assert (known.status_code, known.content) == (304, b"")
     assert (await client.get(path, headers={"If-None-Match": '"other"'})).status_code == 200
+
+
+async def test_scripts_may_ask_the_other_regions() -> None:
+    found = pages.routes(ROOTS, origins=["https://eu.parley.test", "https://us.parley.test"])
+    transport = httpx.ASGITransport(app=Starlette(routes=[*found]))
+    async with httpx.AsyncClient(transport=transport, base_url="http://parley.test") as opened:
+        policy = (await opened.get("/diagnostics")).headers["Content-Security-Policy"]
+    assert "connect-src 'self' ws: wss: https://eu.parley.test https://us.parley.test;" in policy
 
 
 async def test_names_of_node_and_region_are_escaped(client: httpx.AsyncClient) -> None:
