@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 import av
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, rtcrtpreceiver
-from aiortc.codecs import CODECS, HEADER_EXTENSIONS
+from aiortc.codecs import CODECS, HEADER_EXTENSIONS, is_rtx
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtcpFeedback, RTCRtpHeaderExtensionParameters
+from aiortc.rtcrtpreceiver import StreamStatistics
+from aiortc.rtcrtpsender import RTP_HISTORY_SIZE
+from aiortc.rtp import RtpPacket
 
+from probes.frame_buffer import SoundFrames, VideoFrames
 from probes.messages import TrackFigures
 from probes.transport_feedback import EXTENSION_URI, ArrivalLog
 
 _MAX_WAITING = 64
 """Frames of a track that its sender has not taken yet; what comes on top is dropped."""
+_MAX_STREAMS = 4
+"""Of one track: simulcast and a restart."""
 _TRANSPORT_CC = RTCRtcpFeedback(type="transport-cc")
 _TRANSPORT_SEQUENCE = RTCRtpHeaderExtensionParameters(id=5, uri=EXTENSION_URI)
 
@@ -57,31 +64,41 @@ def install() -> None:
 
 @dataclass(slots=True)
 class Received:
-    """What came on one track."""
+    """What came on one track, counted as it came: what was sent again is no arrival."""
 
     receiver: RTCRtpReceiver
     kind: str
     bytes: int = 0
+    """Of payloads."""
     frames: int = 0
+    streams: dict[int, StreamStatistics] = field(default_factory=dict)
+    """By SSRC."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def figures(self) -> TrackFigures:
-        """Packets, loss and jitter as the receiver reports them in RTCP."""
-        packets = lost = 0
-        jitter_ms = 0.0
-        for stats in (await self.receiver.getStats()).values():
-            if stats.type != "inbound-rtp":
-                continue
-            packets += stats.packetsReceived
-            lost += max(stats.packetsLost, 0)
-            clock_rate = 48_000 if self.kind == "audio" else 90_000
-            jitter_ms = max(jitter_ms, 1000 * stats.jitter / clock_rate)
+    @property
+    def clock_rate(self) -> int:
+        return 48_000 if self.kind == "audio" else 90_000
+
+    def add(self, packet: RtpPacket) -> None:
+        """A packet that was not sent again."""
+        stream = self.streams.get(packet.ssrc)
+        if stream is None:
+            if len(self.streams) >= _MAX_STREAMS:
+                return
+            stream = self.streams[packet.ssrc] = StreamStatistics(self.clock_rate)
+        stream.add(packet)
+        self.bytes += len(packet.payload)
+
+    def figures(self) -> TrackFigures:
+        """Packets, loss and jitter as RFC 3550 counts them."""
+        streams = self.streams.values()
+        jitter = max((stream.jitter for stream in streams), default=0)
         return TrackFigures(
             kind="audio" if self.kind == "audio" else "video",
-            packets=packets,
-            lost=lost,
+            packets=sum(stream.packets_received for stream in streams),
+            lost=sum(max(stream.packets_lost, 0) for stream in streams),
             bytes=self.bytes,
-            jitter_ms=round(jitter_ms, 2),
+            jitter_ms=round(1000 * jitter / self.clock_rate, 2),
             frames=self.frames,
         )
 
@@ -103,23 +120,37 @@ class EchoTrack(MediaStreamTrack):  # type: ignore[misc]  # aiortc has no types 
 
 
 def receive(pc: RTCPeerConnection, track: MediaStreamTrack, *, echo: bool) -> Received:
-    """Count a track's frames until it ends, and send them back if `echo`.
+    """Count what comes on a track until it ends, and send its frames back if `echo`.
 
     Call it when the track appears, before the answer is made.
     """
     transceiver = next(one for one in pc.getTransceivers() if one.receiver.track is track)
     received = Received(transceiver.receiver, track.kind)
-    if track.kind == "video":
-        _report_arrivals(transceiver.receiver)
+    _watch_packets(received)
     back = None
     if echo:
         back = EchoTrack(track.kind)
         sender = pc.addTrack(back)
+        send_again_once(sender)
         _pass_picture_loss_on(sender, transceiver.receiver)
     task = asyncio.ensure_future(_count(track, received, back))
     received.tasks.add(task)
     task.add_done_callback(received.tasks.discard)
     return received
+
+
+def send_again_once(sender: RTCRtpSender) -> None:
+    """A lost packet is sent again once: aiortc asks for all that is missing with every new gap, and
+    would fill a thin link with answers."""
+    send_again = sender._retransmit  # noqa: SLF001
+    done: deque[int] = deque(maxlen=2 * RTP_HISTORY_SIZE)
+
+    async def once(sequence_number: int) -> None:
+        if sequence_number not in done:
+            done.append(sequence_number)
+            await send_again(sequence_number)
+
+    sender._retransmit = once  # noqa: SLF001
 
 
 async def _count(track: MediaStreamTrack, received: Received, back: EchoTrack | None) -> None:
@@ -129,7 +160,6 @@ async def _count(track: MediaStreamTrack, received: Received, back: EchoTrack | 
         except MediaStreamError:
             return
         received.frames += 1
-        received.bytes += packet.size
         if back is not None:
             back.put(packet)
 
@@ -146,25 +176,36 @@ def _pass_picture_loss_on(sender: RTCRtpSender, receiver: RTCRtpReceiver) -> Non
     sender._send_keyframe = ask  # noqa: SLF001
 
 
-def _report_arrivals(receiver: RTCRtpReceiver) -> None:
-    """Transport-wide feedback to a sender that numbers its packets; REMB to any other.
+def _watch_packets(received: Received) -> None:
+    """Count packets, and tell a video sender that numbers them when they came; REMB to any other.
 
-    aiortc has no such feedback, and no public way to see a packet.
+    aiortc has no transport-wide feedback, its statistics of a repaired stream are those of the
+    repairs, and it has no public way to see a packet.
     """
-    loop = asyncio.get_running_loop()
-    log = ArrivalLog()
-    handle = receiver._handle_rtp_packet  # noqa: SLF001
+    receiver, kind = received.receiver, received.kind
+    handle, log = receiver._handle_rtp_packet, ArrivalLog()  # noqa: SLF001
+    frames = SoundFrames() if kind == "audio" else VideoFrames()
+    receiver._RTCRtpReceiver__jitter_buffer = frames  # noqa: SLF001
 
-    async def reported(packet: Any, arrival_time_ms: int) -> None:
-        sequence = packet.extensions.transport_sequence_number
-        if sequence is not None:
-            receiver._RTCRtpReceiver__remote_bitrate_estimator = None  # noqa: SLF001
-            now = loop.time()
-            log.add(sequence, now)
-            if log.is_due(now):
-                feedback = log.feedback(1, packet.ssrc, now)
-                with contextlib.suppress(ConnectionError):
-                    await receiver.transport._send_rtp(feedback)  # noqa: SLF001
+    async def watched(packet: RtpPacket, arrival_time_ms: int) -> None:
+        codec = receiver._RTCRtpReceiver__codecs.get(packet.payload_type)  # noqa: SLF001
+        if codec is not None and not is_rtx(codec):
+            received.add(packet)
+        if kind == "video":
+            await _report_arrival(receiver, log, packet)
         await handle(packet, arrival_time_ms=arrival_time_ms)
 
-    receiver._handle_rtp_packet = reported  # noqa: SLF001
+    receiver._handle_rtp_packet = watched  # noqa: SLF001
+
+
+async def _report_arrival(receiver: RTCRtpReceiver, log: ArrivalLog, packet: RtpPacket) -> None:
+    sequence = packet.extensions.transport_sequence_number
+    if sequence is None:
+        return
+    receiver._RTCRtpReceiver__remote_bitrate_estimator = None  # noqa: SLF001
+    now = asyncio.get_running_loop().time()
+    log.add(sequence, now)
+    if log.is_due(now):
+        feedback = log.feedback(1, packet.ssrc, now)
+        with contextlib.suppress(ConnectionError):
+            await receiver.transport._send_rtp(feedback)  # noqa: SLF001

@@ -27,6 +27,7 @@ from probes.messages import (
     Ping,
     ProbeLimits,
     ProbeSession,
+    RegionList,
     ReportReceipt,
 )
 from probes.metrics import Figures
@@ -111,7 +112,7 @@ class ProbeApi:
         return _json(201, session)
 
     async def _regions(self, request: Request) -> Response:
-        return _json(200, {"regions": self._deployment.regions_seen_by(request)})
+        return _json(200, RegionList(self._deployment.regions_seen_by(request)))
 
     async def _ping(self, request: Request) -> Response:
         deployment = self._deployment

@@ -28,6 +28,12 @@ class Region(Struct, frozen=True):
     """Base URL: `https://host`."""
 
 
+class RegionList(Struct, frozen=True):
+    """`GET /v1/probes/regions`."""
+
+    regions: list[Region]
+
+
 class ProbeLimits(Struct, frozen=True, kw_only=True):
     """What one probe session may use."""
 

@@ -47,6 +47,7 @@ MAX_WAITING_BYTES = 256 * 1024
 MAX_TRACKS = 2
 MAX_CHANNELS = 4
 _CANDIDATE = re.compile(r"a=candidate:\S+ \d+ \S+ \d+ (\S+) \d+ typ ")
+_END = re.compile(r"a=end-of-candidates\r?\n")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/32")
 """Well-known and local-use prefixes (RFC 6052, RFC 8215): behind them may be any IPv4 address."""
 _VIDEO_FORMAT = re.compile(r"^a=rtpmap:(\d+) (?:VP8|H264|VP9|AV1)/90000", re.MULTILINE)
@@ -138,7 +139,7 @@ class PeerHost:
             age_ms=age_ms,
             messages=peer.messages,
             message_bytes=peer.message_bytes,
-            tracks=[await track.figures() for track in peer.tracks],
+            tracks=[track.figures() for track in peer.tracks],
         )
 
     async def end(self, owner: str, name: str) -> PeerFigures | None:
@@ -196,8 +197,13 @@ class PeerHost:
     async def _answer(self, peer: _Peer, sdp: str) -> str:
         pc = peer.pc
         offer = sdp if self._settings.allow_private_peers else without_private(sdp)
+        is_complete = any(_is_address(found[1]) for found in _CANDIDATE.finditer(offer))
+        if not is_complete:
+            # Nobody to knock at: its own checks tell where the client is (RFC 8445, 7.3.1.3).
+            offer = _END.sub("", offer)
         await pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
-        await pc.addIceCandidate(None)
+        if is_complete:
+            await pc.addIceCandidate(None)
         await pc.setLocalDescription(await pc.createAnswer())
         start_kbps = self._settings.peer_start_bitrate_kbps
         return with_start_bitrate(pc.localDescription.sdp, start_kbps)
@@ -232,6 +238,15 @@ def _echo(peer: _Peer, channel: RTCDataChannel, message: str | bytes) -> None:
 def without_private(sdp: str) -> str:
     """The description without candidates that are no global IP address (RFC 6890)."""
     return "".join(line for line in sdp.splitlines(keepends=True) if not _is_private(line))
+
+
+def _is_address(text: str) -> bool:
+    """Not a name, as mDNS gives to candidates: the server does not resolve it."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_private(line: str) -> bool:

@@ -28,6 +28,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from signal_server import clock, metrics
+from signal_server.backplane.contract import Backplane, Services
+from signal_server.backplane.memory import Clocks, MemoryBackplane
 from signal_server.config import Settings
 from signal_server.core.effects import Announce
 from signal_server.core.inputs import IceGrant, Permit
@@ -35,7 +37,7 @@ from signal_server.core.rules import Rules
 from signal_server.core.switchboard import Switchboard
 from signal_server.edge import operations, pages
 from signal_server.edge.asyncapi import asyncapi_document
-from signal_server.edge.dispatcher import Bearer, Clocks, Dispatcher
+from signal_server.edge.dispatcher import Bearer, Dispatcher
 from signal_server.edge.fallback import Fallback
 from signal_server.edge.front import listen, make_front
 from signal_server.edge.server import SocketSettings
@@ -109,13 +111,15 @@ class Node:
         epoch = int(clock.unix() * 1000)
         switchboard = Switchboard(settings.node.name, settings.node.region, rules, epoch)
         self.webhooks = _webhooks(settings)
+        services = Services(self._grant, self._announce)
+        clocks = Clocks(clock.monotonic, clock.unix)
+        self.backplane: Backplane = MemoryBackplane(switchboard, services, clocks)
         self.dispatcher = Dispatcher(
-            switchboard,
+            self.backplane,
             self._authenticate,
             self._grant,
-            Clocks(clock.monotonic, clock.unix),
-            self._announce,
             guesses,
+            settings.limits,
         )
         self.probes = None
         if settings.probes.enabled:
@@ -138,6 +142,7 @@ class Node:
     async def start(self) -> None:
         """What runs beside the requests: the TURN fleet, key sets, webhooks."""
         name = self._relay_node.id if self._relay_node else ""
+        await self.backplane.start(self.dispatcher)
         await self.turn.start(self._relay, name)
         if self.webhooks is not None:
             self.webhooks.start()
@@ -145,11 +150,16 @@ class Node:
     async def stop(self) -> None:
         """After the last request."""
         self.dispatcher.stop()
+        await self.backplane.stop()
         if self.probes is not None:
             await self.probes.close()
         if self.webhooks is not None:
             await self.webhooks.close(WEBHOOK_GRACE_S)
         await self.turn.stop()
+
+    def _is_ready(self) -> bool:
+        is_served = self.turn.is_ready and self.backplane.is_ready
+        return is_served and not self.dispatcher.is_draining
 
     def _drain_asked(self) -> None:
         self.on_drain()
@@ -181,7 +191,8 @@ class Node:
             account=claims.account_sid,
             identity=claims.identity,
             name=claims.name,
-            may_join=claims.may_join,
+            join=claims.grants.join,
+            room=claims.room,
             may_turn=claims.grants.turn,
             may_call=claims.grants.call,
             relay_only=claims.grants.relay_only,
@@ -205,7 +216,7 @@ class Node:
     def _web(self, is_dev: bool) -> Starlette:
         registry = metrics.page(
             metrics.SignalingCollector(
-                self.dispatcher, self.sockets, lambda: self.fallback.sessions
+                self.dispatcher, self.backplane, self.sockets, lambda: self.fallback.sessions
             ),
             *self.turn.collectors(),
             *([self.probes.collector] if self.probes else []),
@@ -218,7 +229,7 @@ class Node:
         }
         routes: list[BaseRoute] = [
             *operations.routes(
-                lambda: self.turn.is_ready and not self.dispatcher.is_draining,
+                self._is_ready,
                 lambda: metrics.render(registry),
                 metrics.CONTENT_TYPE,
                 documents,

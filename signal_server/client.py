@@ -296,7 +296,7 @@ class SignalingClient:
             self._calls.lost()
             self.roster.clear()
         elif isinstance(message, wire.Resumed):
-            self.roster.restore(message.room)
+            self.roster.restore(message.rooms[0] if message.rooms else None)
             self._shown_calls = message.calls
             self._calls.look(self.roster)
         elif isinstance(message, wire.Welcome):

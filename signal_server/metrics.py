@@ -17,6 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from signal_server.backplane.contract import Backplane
 from signal_server.build import is_compiled
 from signal_server.core.rate_limit import RateClass
 from signal_server.edge.dispatcher import Dispatcher
@@ -29,8 +30,13 @@ class SignalingCollector(Collector):
     """Everything under `signaling_`."""
 
     def __init__(
-        self, dispatcher: Dispatcher, sockets: SocketServer, http_sessions: Callable[[], int]
+        self,
+        dispatcher: Dispatcher,
+        backplane: Backplane,
+        sockets: SocketServer,
+        http_sessions: Callable[[], int],
     ) -> None:
+        self._backplane = backplane
         self._dispatcher = dispatcher
         self._sockets = sockets
         self._http_sessions = http_sessions
@@ -43,31 +49,36 @@ class SignalingCollector(Collector):
         yield from self._socket_counters()
 
     def _levels(self) -> Iterator[Metric]:
-        switchboard = self._dispatcher.switchboard
-        tally = switchboard.tally
+        figures = self._backplane.figures()
         levels = {
             "connections": ("Open WebSocket connections.", len(self._sockets.sockets)),
             "http_sessions": ("Sessions attached over HTTP.", self._http_sessions()),
-            "sessions": ("Sessions that have said hello.", len(switchboard.sessions.by_id)),
-            "calls": ("Calls that are not over.", len(switchboard.calls)),
-            "rooms": ("Rooms with at least one peer.", len(switchboard.rooms)),
-            "candidates_buffered": ("Candidates held back.", tally.candidates_held),
-            "candidate_buffer_bytes": ("Size of the held candidates.", tally.held_bytes),
+            "sessions": ("Sessions that have said hello.", figures.sessions),
+            "calls": ("Calls that are not over.", figures.calls),
+            "rooms": ("Rooms with at least one peer.", figures.rooms),
+            "candidates_buffered": ("Candidates held back.", figures.tally.candidates_held),
+            "candidate_buffer_bytes": ("Size of the held candidates.", figures.tally.held_bytes),
             "draining": ("1 while this node goes away.", int(self._dispatcher.is_draining)),
         }
         for name, (text, value) in levels.items():
             yield GaugeMetricFamily(f"signaling_{name}", text, value=value)
 
     def _core_counters(self) -> Iterator[Metric]:
-        tally = self._dispatcher.switchboard.tally
+        figures = self._backplane.figures()
+        tally = figures.tally
         messages = CounterMetricFamily(
             "signaling_messages", "Messages by direction and type.", labels=["direction", "type"]
         )
-        for direction, by_type in (("in", tally.received), ("out", tally.sent)):
+        for direction, by_type in (("in", self._dispatcher.received_by_type), ("out", tally.sent)):
             for kind, count in sorted(by_type.items()):
                 messages.add_metric([direction, kind], count)
         yield messages
-        yield _labelled("signaling_errors", "Error messages sent.", "code", tally.refused)
+        yield _labelled(
+            "signaling_errors",
+            "Error messages sent.",
+            "code",
+            tally.refused + self._dispatcher.refused,
+        )
         yield _labelled(
             "signaling_candidates_dropped",
             "Candidates that will not reach their peer.",
@@ -77,8 +88,7 @@ class SignalingCollector(Collector):
         candidates = {"at_once": tally.candidates_passed, "after_hold": tally.candidates_released}
         yield _labelled("signaling_candidates_relayed", "Candidates relayed.", "how", candidates)
         yield _labelled("signaling_resumes", "Resumes by outcome.", "outcome", tally.resumes)
-        rates = self._dispatcher.switchboard.rates.refused
-        refused = {kind.name.lower(): rates[kind] for kind in RateClass}
+        refused = {kind.name.lower(): figures.too_fast[kind] for kind in RateClass}
         yield _labelled("signaling_rate_limited", "Messages refused as too fast.", "class", refused)
         yield CounterMetricFamily("signaling_joins", "Rooms joined.", value=tally.joins)
         yield CounterMetricFamily("signaling_glare", "Colliding offers.", value=tally.glare)
@@ -114,7 +124,7 @@ class SignalingCollector(Collector):
             "connections_lost": ("Connections lost without a close frame.", counters.lost),
             "internal_errors": (
                 "Bugs that closed one session.",
-                counters.endpoint_errors + self._dispatcher.internal_errors,
+                counters.endpoint_errors + self._backplane.failures,
             ),
         }
         for name, (text, value) in plain.items():

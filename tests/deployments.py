@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from servers import Server, start_serve
 from two_networks import SERVER_ADDRESS
 
 NODE_PORT, TURN_PORT = 8080, 3478
+REGION_PORTS = {"here": NODE_PORT, "west": 8081, "east": 8082}
 SECRET = "the-secret-of-coturn-and-parley-only"
 _NODE = """
 [server]
@@ -47,13 +48,17 @@ keys = [{{sid = "SK{sid}", secret = "{auth_token}"}}]
 
 @dataclass(kw_only=True)
 class Deployment:
-    """One node that answers probes, and what it tells clients to use."""
+    """A node that answers probes, and what it tells clients to use."""
 
     url: str
     node: Server
     turn: Coturn | None = None
-    regions: dict[str, str] = field(default_factory=dict)
+    regions: Mapping[str, str] = field(default_factory=dict)
     """Base URLs by id, as configured."""
+    others: Mapping[str, Server] = field(default_factory=dict)
+    """The nodes of the other regions, by id."""
+    authority: Path | None = None
+    """PEM file that the relay's certificate is signed by."""
 
 
 def address(port: int, scheme: str = "http") -> str:
@@ -85,7 +90,7 @@ def node(
     port: int = NODE_PORT,
     region: str = "here",
     secret: str = SECRET,
-    regions: dict[str, str] | None = None,
+    regions: Mapping[str, str] | None = None,
     probes: Sequence[str] = (),
 ) -> Iterator[Deployment]:
     """A node with that relay; `secret` is what it believes the relay's to be."""
@@ -107,11 +112,38 @@ def node(
 
 
 @contextlib.contextmanager
-def whole(home: Path) -> Iterator[Deployment]:
-    """Nothing is wrong with it."""
+def whole(
+    home: Path,
+    *relay_lines: str,
+    secret: str = SECRET,
+    self_signed: bool = False,
+    port: int = NODE_PORT,
+    regions: Mapping[str, str] | None = None,
+) -> Iterator[Deployment]:
+    """Nothing is wrong with it, unless told: lines of coturn's configuration, the secret that the
+    node believes in, or a certificate that nobody trusts."""
     authority = Authority(home)
-    with relay(leaf(authority, "turn")) as turn, node(turn) as started:
+    certificate = leaf(authority, "turn", self_signed=self_signed)
+    with (
+        relay(certificate, *relay_lines) as turn,
+        node(turn, secret=secret, port=port, regions=regions) as started,
+    ):
+        started.authority = authority.path
         yield started
+
+
+@contextlib.contextmanager
+def three_regions(home: Path) -> Iterator[Deployment]:
+    """`here`, `west` and `east`, a node each; `here` has the relay and answers the API."""
+    urls = {name: address(port) for name, port in REGION_PORTS.items()}
+    with contextlib.ExitStack() as stack:
+        deployment = stack.enter_context(whole(home, regions=urls))
+        deployment.others = {
+            name: stack.enter_context(node(port=port, region=name, regions=urls)).node
+            for name, port in REGION_PORTS.items()
+            if name != "here"
+        }
+        yield deployment
 
 
 def _urls(turn: Coturn | None) -> list[str]:

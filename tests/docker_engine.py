@@ -37,7 +37,7 @@ _START_S = 30.0
 # caddy: caddy-docker): the capability makes the program refuse to start where it is dropped.
 _STAND_INS = {
     "python:3.11-slim": "",
-    "redis:8": "VOLUME /data\n",
+    "redis:8": "RUN install -d -o 999 /data\nVOLUME /data\n",
     "coturn/coturn:4.17": (
         "RUN setcap CAP_NET_BIND_SERVICE=+ep /usr/bin/turnserver "
         "&& install -d -o nobody -g nogroup /var/lib/coturn\n"

@@ -103,15 +103,15 @@ class HttpLink(Link):
             await self._http.aclose()
             refusal: Json = reply.json()
             return refusal
-        welcome, *rest = reply.json()["messages"]
+        welcome: Json = reply.json()
+        rest = welcome.pop("results")
         self._path = f"/v1/sessions/{welcome['session']}"
         assert reply.headers["location"] == self._path
         self._http.headers["Authorization"] = f"Bearer {welcome['resume']['secret']}"
         self._task = asyncio.create_task(self._run(self.talker.seq))
         for message in rest:
             self.heard(message)
-        answer: Json = welcome
-        return answer
+        return welcome
 
     async def send(self, *messages: Json) -> None:
         reply = await self._http.post(f"{self._path}/messages", json=messages)

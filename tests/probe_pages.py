@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from coturn import Coturn
+from deployments import Deployment
 from playwright.sync_api import BrowserContext, Page
-from servers import Parley, start_parley
+from servers import Parley, Server, start_parley
 
 SECRET = "the-secret-of-coturn-and-parley-only"
 PROBES = """
-import { ProbeClient } from "/js/parley-probes.js";
+import NetworkTest, { ErrorNames, ProbeClient } from "/js/parley-probes.js";
 class Counted extends RTCPeerConnection {
   static opened = 0;
   static closed = 0;
@@ -22,6 +23,23 @@ class Counted extends RTCPeerConnection {
 window.Counted = Counted;
 window.client = (options = {}) =>
   new ProbeClient({ baseUrl: location.origin, RTCPeerConnection: Counted, ...options });
+window.ErrorNames = ErrorNames;
+window.token = (await (await fetch("/v1/probes/sessions", { method: "POST" })).json()).token;
+// What NetworkTest opens it has to end, too.
+window.tracks = [];
+const mediaDevices = {
+  enumerateDevices: () => navigator.mediaDevices.enumerateDevices(),
+  getUserMedia: async (wish) => {
+    const stream = await navigator.mediaDevices.getUserMedia(wish);
+    tracks.push(...stream.getTracks());
+    return stream;
+  },
+};
+window.network = ({ platform, sessionId = location.origin, ...options } = {}) => new NetworkTest(
+  { initSession() {} }, { apiKey: "any", sessionId, token: window.token },
+  { platform: { RTCPeerConnection: Counted, mediaDevices, ...platform }, ...options });
+window.failure = (promise) => promise.then(
+  () => null, ({ name, reason, message }) => ({ name, reason, message }));
 window.camera = async () =>
   (await navigator.mediaDevices.getUserMedia({ video: true })).getVideoTracks()[0];
 window.probes = window.client();
@@ -39,7 +57,7 @@ window.isReady = true;
 
 
 @contextmanager
-def page_of(context: BrowserContext, parley: Parley) -> Iterator[Page]:
+def page_of(context: BrowserContext, parley: Server | Deployment) -> Iterator[Page]:
     """A page with `probes`, a client of that server; fails if anything is left behind."""
     page = context.new_page()
     complaints: list[str] = []
@@ -49,9 +67,11 @@ def page_of(context: BrowserContext, parley: Parley) -> Iterator[Page]:
     page.wait_for_function("window.isReady")
     yield page
     counts = page.evaluate("[Counted.opened, Counted.closed]")
+    tracks = page.evaluate("tracks.map(({ kind, readyState }) => [kind, readyState])")
     page.close()
     assert complaints == []
     assert counts[0] == counts[1], f"{counts} connections were opened and closed"
+    assert [kind for kind, state in tracks if state == "live"] == []
 
 
 @contextmanager

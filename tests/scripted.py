@@ -82,7 +82,7 @@ class Wire:
             region="r",
             ping_interval_s=60.0,
             limits={},
-            **{"from_seq": self.seq + 1, "replayed": 0, **fields},
+            **{"from_seq": self.seq + 1, "replayed": 0, "rooms": [], "calls": [], **fields},
         )
         return hello
 

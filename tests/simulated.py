@@ -2,16 +2,22 @@
 
 A broken link is TCP-like: of what is under way, each direction loses a suffix. Either end notices
 later than the other, so that resumes overtake the loss, answers to a resume get lost, windows end
-and logs overflow. The client's half is the real `ClientSession` and `Roster`; what it does of its
-own accord is the test's (`SimClient.act`).
+and logs overflow. Now and then the switchboard moves to another process. The client's half is the
+real `ClientSession` and `Roster`; what it does of its own accord is the test's (`SimClient.act`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import itertools
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -39,6 +45,11 @@ OUTBOX = 40
 
 _STAGES = list(Stage)
 _encode = msgspec.json.Encoder().encode
+_GO_ON = """
+import pickle, sys
+from simulated import replay
+print(replay(*pickle.load(sys.stdin.buffer)))
+"""
 
 
 class Timeline:
@@ -67,6 +78,42 @@ class Pipe:
     arrived: int = 0
     limit: float = float("inf")
     free_at: float = 0.0
+
+
+def told(board: Switchboard, now: float, event: inputs.Input | None) -> list[Effect]:
+    """What the board wants done about it."""
+    unix_ms = int(now * 1000)
+    if event is None:
+        return board.handle_timeout(now, unix_ms)
+    return board.handle(event, now, unix_ms)
+
+
+def replay(board: Switchboard, journal: list[tuple[float, inputs.Input | None]]) -> str:
+    """A digest of everything that the board wants done, in order."""
+    digest = hashlib.sha256()
+    for now, event in journal:
+        digest.update(repr(told(board, now, event)).encode())
+    return digest.hexdigest()
+
+
+def assert_goes_on_elsewhere(world: World) -> None:
+    """Another process, with a snapshot and the journal of what came after it, does the same.
+
+    Sets and hashes of strings differ from process to process; what the core does must not.
+    """
+    half = len(world.journal) // 2
+    board = board_for(world.seed)
+    replay(board, world.journal[:half])
+    snapshot = pickle.dumps((board, world.journal[half:]))
+    there = subprocess.run(
+        [sys.executable, "-c", _GO_ON],
+        input=snapshot,
+        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    assert there.stdout.decode().strip() == replay(board, world.journal[half:])
 
 
 class Link:
@@ -304,6 +351,15 @@ class SimClient:
         item.promised()
 
 
+def board_for(seed: int) -> Switchboard:
+    """Every other run arbitrates glare."""
+    limits = Limits(resume_window_s=WINDOW_S, outbox_messages=OUTBOX)
+    negotiation = NegotiationRules(glare="arbitrate" if seed % 2 else "passthrough")
+    return Switchboard(
+        "n", "r", Rules(limits=limits, rates=unhurried(), negotiation=negotiation), 1
+    )
+
+
 class World:
     """A switchboard, its clients and the links between them."""
 
@@ -323,21 +379,28 @@ class World:
         """Peers whose welcome never came, though others have seen them."""
         self._with_gap: set[str] = set()
         """Sessions that the server gave up because their log was too short."""
-        limits = Limits(resume_window_s=WINDOW_S, outbox_messages=OUTBOX)
-        # Every other run arbitrates glare.
-        negotiation = NegotiationRules(glare="arbitrate" if seed % 2 else "passthrough")
-        rules = Rules(limits=limits, rates=unhurried(), negotiation=negotiation)
-        self.board = Switchboard("n", "r", rules, 1)
+        self.board = board_for(seed)
+        self.moves = 0
+        self.journal: list[tuple[float, inputs.Input | None]] = []
+        """What the board was told, and when; None where a deadline was due."""
 
     def run(self) -> None:
         """Busy, with links that break, and then quiet until everything is told."""
         self.deadlines()
         self.time.after(1, self.cut_something)
+        self.time.after(2, self.move)
         self.time.run(BUSY_S)
         self.is_busy = False
         self.time.run(BUSY_S + QUIET_S)
         for peer in self.unheard:
             self.history.gap(peer)
+
+    def move(self) -> None:
+        """Another process goes on with the board's state."""
+        self.board = pickle.loads(pickle.dumps(self.board))
+        self.moves += 1
+        if self.is_busy:
+            self.time.after(self.dice.expovariate(1 / 5), self.move)
 
     def everybody_vanishes(self) -> None:
         """Nobody comes back, and the windows end."""
@@ -375,9 +438,7 @@ class World:
             self._feed(inputs.Received(link.number, message, f"{next(self._numbers)}"))
             return
         fresh = f"{self.seed}-{next(self._numbers)}"
-        permit = inputs.Permit(
-            account="a", identity=link.client.name, may_join=lambda _: True, may_turn=False
-        )
+        permit = inputs.Permit(account="a", identity=link.client.name, may_turn=False)
         admission = inputs.Admission(permit=permit, token_life_s=1e6, resume_secret=f"x{fresh}")
         if message.resume is None:
             opened = inputs.Opened(
@@ -423,14 +484,12 @@ class World:
         """As the edge's timer does, but by polling."""
         due = self.board.next_deadline()
         if due is not None and due <= self.time.now:
-            self._execute(self.board.handle_timeout(self.time.now, int(self.time.now * 1000)))
+            self._feed(None)
         self.time.after(0.05, self.deadlines)
 
-    def _feed(self, event: inputs.Input) -> None:
-        self._execute(self.board.handle(event, self.time.now, int(self.time.now * 1000)))
-
-    def _execute(self, effects: list[Effect]) -> None:
-        for effect in effects:
+    def _feed(self, event: inputs.Input | None) -> None:
+        self.journal.append((self.time.now, event))
+        for effect in told(self.board, self.time.now, event):
             if isinstance(effect, Send) and effect.connection in self._links:
                 self._links[effect.connection].to_client(effect.payload)
             elif isinstance(effect, Close) and effect.connection in self._links:

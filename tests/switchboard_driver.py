@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from signal_server.core import inputs
@@ -61,7 +60,7 @@ class Client:
         self.inbox: list[Json] = []
         self.closed: Close | None = None
         self.is_open = True
-        self.permit = inputs.Permit(account=account, identity=identity, may_join=lambda _: True)
+        self.permit = inputs.Permit(account=account, identity=identity)
         self.token_life_s = 1e6
 
     def admission(self, secret: str = "secret") -> inputs.Admission:
@@ -148,12 +147,11 @@ class Driver:
         text = {"type": "hello", "room": room, "features": features or [], **hello}
         message = decode(json.dumps(text), 64)
         assert isinstance(message, Hello), message
-        may_join = rooms if callable(rooms) else lambda name: fnmatchcase(name, str(rooms))
         client.permit = inputs.Permit(
             account=account,
             identity=client.identity,
             name=client.identity.upper(),
-            may_join=may_join,
+            room=rooms,
             may_turn=may_turn,
             may_call=may_call,
         )

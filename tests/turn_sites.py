@@ -6,8 +6,10 @@ the agent inside `parley serve`) and `embedded` (`parley dev` with its own relay
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from typing import Any
 
 import httpx
 import jwt
-from brokers import ACCOUNT_SID, AUTH_TOKEN, KEY_SECRET, KEY_SID, ROOT, TURN_SECRET, start_broker
+from brokers import ACCOUNT_SID, AUTH_TOKEN, KEY_SECRET, KEY_SID, ROOT, TURN_SECRET
 from coturn import LOOPBACK, free_port
 from coturn_node import PASSWORD, REALM, coturn_node
 from redis_server import RedisServer, start_redis
@@ -143,8 +145,8 @@ class TurnSite:
         self.secrets.add(token)
         return token
 
-    def node(self, name: str) -> dict[str, Any]:
-        answer = self.ask("GET", "/v1/turn-nodes").json()
+    def node(self, name: str, url: str = "") -> dict[str, Any]:
+        answer = self.ask("GET", "/v1/turn-nodes", url=url or self.url).json()
         return next(node for node in answer["nodes"] if node["id"] == name)
 
     def is_ready(self, url: str = "") -> bool:
@@ -169,6 +171,44 @@ class AgentProcess:
         return int((self.home / "turnserver.pid").read_text())
 
 
+@contextlib.contextmanager
+def ready_site(kind: str) -> Iterator[TurnSite]:
+    """One of `SITES`, whose nodes have agents and are handed out.
+
+    Afterwards no process may have written a secret or a traceback into its log.
+    """
+    with SITES[kind]() as site:
+        wait_until(lambda: all(_works(site.node(name)) for name in site.ports))
+        yield site
+        _check_logs(site)
+
+
+def _works(node: dict[str, Any]) -> bool:
+    return bool(node["agent"] and node["up"])
+
+
+def _check_logs(site: TurnSite) -> None:
+    site.ask("GET", "/v1/turn-nodes", headers={"authorization": "Bearer wrong-token-of-somebody"})
+    site.ask("GET", "/v1/tokens/x%0d%0aforged.y", auth=("AC" + "0" * 32, "wrong-password-of-a"))
+    secret = site.secrets | {"wrong-token-of-somebody", "wrong-password-of-a", "mallory/with"}
+    for path in site.logs:
+        text = path.read_text(errors="replace")
+        assert not [one[:6] for one in secret if one in text], path
+        assert "Traceback" not in text, path
+
+
+async def rotate(site: TurnSite) -> None:
+    """`parley turn rotate`, which must succeed."""
+    command = [sys.executable, "-m", "signal_server", "turn", "rotate", "--url", site.url]
+    environment = {**os.environ, "PARLEY_SERVER_ADMIN_TOKEN": site.admin_token}
+    child = await asyncio.create_subprocess_exec(
+        *command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(child.communicate(), PATIENCE_S)
+    assert child.returncode == 0, err.decode()
+    assert b"mints with a new secret" in out
+
+
 def wait_until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> float:
     """Seconds until it was so; fails after the patience."""
     began = time.monotonic()
@@ -180,7 +220,7 @@ def wait_until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> 
 
 @contextlib.contextmanager
 def fleet_site() -> Iterator[TurnSite]:
-    """Redis, nodes `east-1` and `west-1`, `parley serve`, and `python -m turn_broker`."""
+    """Redis, nodes `east-1` and `west-1`, and `parley serve` twice."""
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turn-fleet-")))
         redis = stack.enter_context(start_redis())
@@ -210,14 +250,14 @@ def fleet_site() -> Iterator[TurnSite]:
         )
         config = _COMMON + _BROKER.format(interval_s=0.5) + nodes + regions + backplane
         server = stack.enter_context(start_serve(config))
-        second_config, second_log = home / "second.toml", home / "second.log"
-        second_config.write_text(config.replace("interval_s = 0.5", "enabled = false"))
-        second = stack.enter_context(start_broker(config=second_config, log=second_log))
+        # Without a prober of its own: it knows what the first one's has found.
+        idle = config.replace("interval_s = 0.5", "enabled = false")
+        second = stack.enter_context(start_serve(idle))
         yield _site(
             "fleet",
             server.url,
             ports,
-            logs=[server.log_file, second_log, *(home / name / "err" for name in ports)],
+            logs=[server.log_file, second.log_file, *(home / name / "err" for name in ports)],
             second_url=second.url,
             redis=redis,
             agents=agents,

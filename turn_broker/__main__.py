@@ -23,16 +23,20 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from turn_broker.cli import Refused, config_option
 from turn_broker.config import BrokerSettings, SettingsError, check_secret, load
+from turn_broker.guesses import Guesses
 from turn_broker.openapi import openapi_document
 from turn_broker.parts import accounts_of, store_of
 from turn_broker.problem import framework_problem
 from turn_broker.service import BrokerService
+from turn_broker.shell import run
 
 GC_THRESHOLDS = (20_000, 20, 50)
 """Tokens are remembered for hours and make no cycles: Python's 700, 10, 10 look at them all."""
@@ -49,6 +53,7 @@ def app_of(settings: BrokerSettings) -> Starlette:
         default_account=settings.accounts[0].sid,
         admin_token=settings.server.admin_token,
         backplane_url=settings.backplane.url,
+        guesses=Guesses(settings.guesses),
     )
     registry = CollectorRegistry()
     for collector in service.collectors():
@@ -79,7 +84,15 @@ def app_of(settings: BrokerSettings) -> Starlette:
     async def openapi(_: Request) -> Response:
         return JSONResponse(document)
 
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors.origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "Content-Type"],
+        expose_headers=["Retry-After"],
+    )
     return Starlette(
+        middleware=[cors] if settings.cors.origins else [],
         routes=[
             *service.routes(),
             Route("/healthz", alive),
@@ -130,6 +143,8 @@ def main(path: Path | None, host: str | None, port: int | None) -> None:
         "access_log": False,
         "log_level": "warning",
         "server_header": False,
+        "proxy_headers": bool(settings.server.trusted_proxies),
+        "forwarded_allow_ips": settings.server.trusted_proxies,
         "timeout_graceful_shutdown": 5,
     }
     asyncio.run(_Server(uvicorn.Config(app, **options)).serve())
@@ -143,4 +158,4 @@ def _version() -> str:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m turn_broker")
+    run(main, "python -m turn_broker")

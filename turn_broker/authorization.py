@@ -5,7 +5,6 @@ Pure. It does not know whether what it reads is valid.
 
 from __future__ import annotations
 
-import base64
 import binascii
 from dataclasses import dataclass, field
 
@@ -34,7 +33,7 @@ def parse_authorization(header: str | None) -> Basic | Bearer | None:
     if scheme.lower() != "basic":
         return None
     try:
-        pair = base64.b64decode(rest, validate=True).decode("utf-8")
+        pair = binascii.a2b_base64(rest, strict_mode=True).decode("utf-8")
     except (binascii.Error, ValueError):
         return None
     username, colon, password = pair.partition(":")

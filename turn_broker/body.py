@@ -15,11 +15,11 @@ async def read_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes 
 
     What lies beyond the limit is never kept.
     """
-    headers = request.headers
-    declared = headers.get("content-length", "")
-    if declared in ("", "0") and "transfer-encoding" not in headers:
+    headers = dict(request.scope["headers"])
+    declared = headers.get(b"content-length", b"")
+    if declared in (b"", b"0") and b"transfer-encoding" not in headers:
         return b""
-    if declared.isdecimal() and (len(declared) > 9 or int(declared) > max_bytes):
+    if declared.isdigit() and (len(declared) > 9 or int(declared) > max_bytes):
         return None
     body: bytes = b""
     try:

@@ -4,16 +4,15 @@ Pure: told the time and the randomness. A request it cannot grant is a `GrantRef
 know HTTP, dialects or whether a node is alive.
 
 A username is `<expiry>:<identity digest>.<token id>`. The digest (80 bits of a keyed hash of
-account and subject) is the same for every credential of one identity and tells nothing about it;
-the token id (80 random bits) tells its credentials apart. So one credential can be revoked or
-metered by the whole opaque id, and an identity by the part before the dot. coturn's `user-quota`
-counts the whole part after the colon: there it is a quota per credential; a quota per identity is
-the embedded relay's, or of whoever splits at the dot.
+account and subject, in hex) is the same for every credential of one identity and tells nothing
+about it; the token id (80 random bits, in hex) tells its credentials apart. So one credential can
+be revoked or metered by the whole opaque id, and an identity by the part before the dot. coturn's
+`user-quota` counts the whole part after the colon: there it is a quota per credential; a quota per
+identity is the node agent's.
 """
 
 from __future__ import annotations
 
-import base64
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,8 +27,9 @@ from turn_broker.nodes.health import NodeList
 from turn_broker.policy import Policy
 from turn_broker.secret_ring import SecretRing
 
-ENTROPY_BYTES = 10
-"""Random bytes that `Broker.grant` needs."""
+ID_BYTES = 10
+ENTROPY_BYTES = 2 * ID_BYTES
+"""Random bytes that `Broker.grant` needs: a token id, and an identity for who has none."""
 MAX_REGION_CHARS = 64
 
 
@@ -110,7 +110,7 @@ class Broker:
 
     def identity_digest(self, account_sid: str, subject: str) -> str:
         """The part of a username that all credentials of one identity share."""
-        return _base32(self._digest(account_sid, subject))
+        return self._digest(account_sid, subject).hex()
 
     def grant(
         self,
@@ -132,9 +132,10 @@ class Broker:
         refusal = None if wishes is ANYTHING else self._refusal(wishes)
         if refusal:
             return GrantRefusal("bad_request", refusal)
-        token_id = _base32(entropy)
-        digest = self._digest(account_sid, subject if subject is not None else token_id)
-        opaque_id = f"{_base32(digest)}.{token_id}"
+        digest = entropy[ID_BYTES:ENTROPY_BYTES]
+        if subject is not None:
+            digest = self._digest(account_sid, subject)
+        opaque_id = f"{digest.hex()}.{entropy[:ID_BYTES].hex()}"
         lifetime = self.policy.default_ttl_s if wishes.ttl is None else wishes.ttl
         expires_at = int(now) + lifetime
         credential = mint(self.rings(account_sid).active, opaque_id, expires_at)
@@ -167,13 +168,4 @@ class Broker:
 
     def _digest(self, account_sid: str, subject: str) -> bytes:
         message = f"{account_sid}|{subject}".encode("utf-8", "surrogatepass")
-        return hmac.digest(self._identity_key, message, "sha256")
-
-
-_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
-_PAIRS = tuple(first + second for first in _BASE32 for second in _BASE32)
-_SHIFTS = tuple(range(8 * ENTROPY_BYTES - 10, -1, -10))
-
-
-def _base32(octets: bytes) -> str:
-    return base64.b32encode(octets[:ENTROPY_BYTES]).decode().lower()
+        return hmac.digest(self._identity_key, message, "sha256")[:ID_BYTES]

@@ -23,6 +23,7 @@ from turn_broker.accounts.table import (
 )
 from turn_broker.broker import MAX_REGION_CHARS
 from turn_broker.coturn.settings import CoturnSettings
+from turn_broker.guesses import GuessLimits
 from turn_broker.issue_limits import IssueLimits
 from turn_broker.nodes.prober import ProberSettings
 from turn_broker.nodes.regions import RegionSettings
@@ -30,9 +31,10 @@ from turn_broker.nodes.regions import RegionSettings
 MIN_SECRET_CHARS = 32
 _EXAMPLE_WORDS = ("changeme", "change-me", "change_me", "example", "secret-here", "your-secret")
 _PREFIX = "PARLEY_"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 _KEY_FIELDS = {"key_sid": "sid", "key_secret": "secret"}
 _FIELD_FLAW = re.compile(r"Object (?:contains )?(missing required|unknown) field `([^`]*)`")
-_LISTS = frozenset({"urls", "retiring_secrets"})
+_LISTS = frozenset({"urls", "retiring_secrets", "trusted_proxies", "origins"})
 _TABLES = frozenset({"nodes", "issue", "probing", "regions", "coturn"})
 """Of `[turn]`: set in the file only."""
 
@@ -132,6 +134,8 @@ class ServerSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_field
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     admin_token: str = ""
     """Opens nodes and secrets to the operator, as the default account's credentials do."""
+    trusted_proxies: list[str] = []
+    """Addresses of proxies whose X-Forwarded-For is believed."""
 
 
 class BackplaneSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,6 +145,13 @@ class BackplaneSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fi
     """`redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`; empty: this node alone."""
 
 
+class CorsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[cors]`: browser origins."""
+
+    origins: list[str] = []
+    """Exact origins such as `https://app.example.org`; `["*"]` allows every one."""
+
+
 class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The sections a broker alone reads; the others of parley.toml are signaling's."""
 
@@ -148,6 +159,8 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     turn: TurnSettings = TurnSettings()
     accounts: list[AccountSettings] = []
     backplane: BackplaneSettings = BackplaneSettings()
+    cors: CorsSettings = CorsSettings()
+    guesses: GuessLimits = GuessLimits()
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> BrokerSettings:
@@ -163,7 +176,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Bro
         except (OSError, UnicodeError, tomllib.TOMLDecodeError) as flaw:
             raise SettingsError(str(path), str(flaw)) from flaw
     own: dict[str, Any] = {
-        name: raw[name] for name in ("server", "turn", "accounts", "backplane") if name in raw
+        name: raw[name] for name in BrokerSettings.__struct_fields__ if name in raw
     }
     server = own.get("server")
     if isinstance(server, dict):
@@ -174,14 +187,11 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Bro
     overlay_turn(own, environment)
     overlay_accounts(own, environment)
     overlay_backplane(own, environment)
-    for key in ("host", "port"):
-        value = environment.get(f"{_PREFIX}SERVER_{key.upper()}")
-        if value is not None:
-            section(own, "server")[key] = int(value) if value.isdecimal() else value
-    admin_token = from_environment(environment, f"{_PREFIX}SERVER_ADMIN_TOKEN")
-    if admin_token is not None:
-        section(own, "server")["admin_token"] = admin_token
-    return convert(own, BrokerSettings)
+    _overlay(own, "server", ServerSettings, environment)
+    _overlay(own, "cors", CorsSettings, environment)
+    settings = convert(own, BrokerSettings)
+    check_origins(settings.cors.origins)
+    return settings
 
 
 def convert(raw: object, kind: type[Settings]) -> Settings:
@@ -200,23 +210,30 @@ def convert(raw: object, kind: type[Settings]) -> Settings:
 
 def overlay_turn(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
     """Put `PARLEY_TURN_*` over the `turn` section of `raw`; lists are comma-separated."""
-    for field in msgspec.structs.fields(TurnSettings):
-        text = from_environment(environment, f"{_PREFIX}TURN_{field.name.upper()}")
+    _overlay(raw, "turn", TurnSettings, environment)
+
+
+def overlay_backplane(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Put `PARLEY_BACKPLANE_URL` over the `backplane` section of `raw`."""
+    _overlay(raw, "backplane", BackplaneSettings, environment)
+
+
+def _overlay(
+    raw: dict[str, Any],
+    name: str,
+    kind: type[msgspec.Struct],
+    environment: Mapping[str, str],
+) -> None:
+    for field in msgspec.structs.fields(kind):
+        text = from_environment(environment, f"{_PREFIX}{name.upper()}_{field.name.upper()}")
         if text is None or field.name in _TABLES:
             continue
         value: object = text
         if field.name in _LISTS:
             value = [part.strip() for part in text.split(",") if part.strip()]
-        elif field.type is int:
-            value = int(text) if text.isdecimal() else text
-        section(raw, "turn")[field.name] = value
-
-
-def overlay_backplane(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """Put `PARLEY_BACKPLANE_URL` over the `backplane` section of `raw`."""
-    url = from_environment(environment, f"{_PREFIX}BACKPLANE_URL")
-    if url is not None:
-        section(raw, "backplane")["url"] = url
+        elif text.isdecimal() and (field.type is int or isinstance(field.default, int)):
+            value = int(text)
+        section(raw, name)[field.name] = value
 
 
 def refuse_unknown(environment: Mapping[str, str], sections: Mapping[str, Collection[str]]) -> None:
@@ -287,6 +304,13 @@ def from_environment(environment: Mapping[str, str], name: str) -> str | None:
         return Path(path).read_text("utf-8").strip()
     except (OSError, UnicodeError) as flaw:
         raise SettingsError(f"{name}_FILE", str(flaw)) from flaw
+
+
+def check_origins(origins: Collection[str]) -> None:
+    """Refuse what no browser sends as an origin (RFC 6454 section 6.1): no path, not a slash."""
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise SettingsError("cors.origins", f"{origin} is no scheme://host[:port]")
 
 
 def check_secret(key: str, secret: str) -> None:

@@ -117,7 +117,7 @@ class BrokerService:
             admin_token=admin_token,
             address_of=address_of,
         )
-        self._watch = FleetWatch(self.fleet, self._nodes)
+        self._watch = FleetWatch(self.fleet, self._nodes, secrets.token_hex(8), unix_now)
         self._address_of = address_of
         self._running = contextlib.AsyncExitStack()
 

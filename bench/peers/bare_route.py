@@ -1,4 +1,4 @@
-"""A Starlette route that answers a fixed JSON document: what uvicorn and Starlette cost alone.
+"""Starlette routes that answer a fixed JSON document: what uvicorn and Starlette cost alone.
 
 Served with the same options as `python -m turn_broker`; prints {"url": ...} when it is ready.
 """
@@ -34,11 +34,16 @@ async def answer(_: Request) -> Response:
     return JSONResponse(_ANSWER)
 
 
+async def answer_form(request: Request) -> Response:
+    await request.body()
+    return JSONResponse(_ANSWER, 201)
+
+
 def main() -> None:
     # With the protocol named, asyncio turns Nagle off, as for a listener of its own.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
-    app = Starlette(routes=[Route("/", answer)])
+    app = Starlette(routes=[Route("/", answer), Route("/", answer_form, methods=["POST"])])
     config = uvicorn.Config(
         app,
         http="h11",

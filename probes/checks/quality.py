@@ -10,7 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import msgspec
@@ -25,13 +25,15 @@ from probes.checks.synthetic import Picture, Sound
 from probes.messages import PeerFigures
 from probes.pacing import Pace
 from probes.reasons import Reason, State
-from probes.samples import Rate, Sample, rate, window
+from probes.samples import WINDOW_S, Rate, Sample, rate, window
 from probes.verdict import CheckResult
 from turn_broker.credentials import TurnCredential
 from turn_broker.ice_servers import TurnUri
 
 DURATION_S = 12.0
 _EVERY_S = 1.0
+SETTLE_S = 2.0
+"""Until the rate of the video suits the link; what is lost meanwhile is not judged."""
 _HD = (1280, 720)
 _HIGH_DELAY_MS, _HIGH_LOSS = 300.0, 0.05
 _SILENT_SECONDS = 2
@@ -54,15 +56,16 @@ class _Track:
     """What is known of one track, there and back."""
 
     kind: str
-    there: list[Sample]
-    back: list[Sample]
+    window_s: float
+    there: list[Sample] = field(default_factory=list)
+    back: list[Sample] = field(default_factory=list)
 
     def rate(self) -> Rate:
         """Of the last seconds; the loss of the worse way, the bitrate of what came back.
 
         The echo numbers what it sends anew, so that each way counts its own loss.
         """
-        there, back = window(self.there), window(self.back)
+        there, back = window(self.there, self.window_s), window(self.back, self.window_s)
         loss = max(there.loss_ratio, back.loss_ratio)
         return Rate(back.bitrate_bps, loss, back.frame_rate, back.packets)
 
@@ -101,15 +104,16 @@ class QualityCheck:
         self._tls = tls
         self._pace = Pace()
         self._trips: list[float] = []
-        self._audio = _Track("audio", [], [])
-        self._video = _Track("video", [], [])
+        window_s = min(WINDOW_S, duration_s - SETTLE_S)
+        self._audio = _Track("audio", window_s)
+        self._video = _Track("video", window_s)
 
     async def check(self) -> list[CheckResult]:
         aiortc_media.install()
         pc = far_peer.relayed_connection(self._uri, self._credential)
         picture = Picture(self._pace.rate_bps)
-        pc.addTrack(Sound())
-        pc.addTrack(picture)
+        for track in (Sound(), picture):
+            aiortc_media.send_again_once(pc.addTrack(track))
         received: list[aiortc_media.Received] = []
         pc.on("track", lambda track: received.append(aiortc_media.receive(pc, track, echo=False)))
         try:
@@ -144,7 +148,7 @@ class QualityCheck:
                         track.there.append(_sample(elapsed_s, far.bytes, far.packets, far.lost))
                 for near in received:
                     if near.kind == track.kind:
-                        seen = await near.figures()
+                        seen = near.figures()
                         track.back.append(
                             _sample(elapsed_s, seen.bytes, seen.packets, seen.lost, seen.frames)
                         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import click
+import msgspec
 from click.core import ParameterSource
 
 from probes.settings import ProbeSettings
@@ -25,7 +26,14 @@ from signal_server.core.rules import NegotiationRules
 from signal_server.wire.limits import Limits
 from signal_server.wire.rates import RateLimits, unhurried
 from turn_broker.cli import Refused
-from turn_broker.config import AccountSettings, ApiKeySettings, SettingsError, TurnSettings
+from turn_broker.config import (
+    AccountSettings,
+    ApiKeySettings,
+    BackplaneSettings,
+    SettingsError,
+    TurnSettings,
+    convert,
+)
 from turn_broker.guesses import GuessLimits
 from turn_broker.ice_servers import parse_turn_uri
 from turn_broker.issue_limits import IssueLimits
@@ -41,8 +49,20 @@ _PORTS_TRIED = 50
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the web server.")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="PARLEY_SERVER_HOST",
+    help="Address of the web server.",
+)
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    envvar="PARLEY_SERVER_PORT",
+    type=click.IntRange(0, 65535),
+)
 @click.option("--turn-port", default=3478, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--turn-url", "turn_urls", multiple=True, help="Use this TURN server instead.")
 @click.option("--turn-secret", help="Secret shared with the server of --turn-url.")
@@ -57,6 +77,7 @@ _PORTS_TRIED = 50
     "--resume-window",
     default=60.0,
     show_default=True,
+    envvar="PARLEY_LIMITS_RESUME_WINDOW_S",
     type=click.FloatRange(0.1, 3600),
     help="Seconds that a session waits for its client to come back.",
 )
@@ -69,8 +90,15 @@ _PORTS_TRIED = 50
     help="Who decides when both peers offer: they themselves, or the server.",
 )
 @click.option("--no-rate-limits", is_flag=True, help="For load tests.")
-@click.option("--region", default="local", show_default=True)
-@click.option("--node", "node_name", default="dev", show_default=True)
+@click.option("--region", default="local", show_default=True, envvar="PARLEY_NODE_REGION")
+@click.option("--node", "node_name", default="dev", show_default=True, envvar="PARLEY_NODE_NAME")
+@click.option(
+    "--backplane",
+    default="",
+    envvar="PARLEY_BACKPLANE_URL",
+    metavar="URL",
+    help="Redis that this node shares with the others of the same --state.",
+)
 @click.option(
     "--state",
     default=".parley",
@@ -93,6 +121,7 @@ def dev(  # noqa: PLR0913 - one parameter per option
     no_rate_limits: bool,
     region: str,
     node_name: str,
+    backplane: str,
     state: Path,
     as_json: bool,
 ) -> None:
@@ -115,6 +144,7 @@ def dev(  # noqa: PLR0913 - one parameter per option
         ),
         limits=Limits(resume_window_s=resume_window),
         negotiation=NegotiationRules(glare=glare),
+        backplane=BackplaneSettings(url=backplane),
         rates=unhurried() if no_rate_limits else RateLimits(),
         # Everybody here comes from one address: one wrong script must not lock the others out.
         guesses=GuessLimits(
@@ -150,6 +180,8 @@ def dev(  # noqa: PLR0913 - one parameter per option
                 await relay.close()
 
     try:
+        # Flags come from people: the settings' own bounds are still to be looked at.
+        settings = convert(msgspec.to_builtins(settings), Settings)
         run(main())
     except (SettingsError, ValueError) as flaw:
         raise Refused(str(flaw)) from flaw

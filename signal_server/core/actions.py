@@ -23,6 +23,7 @@ from signal_server.wire.codes import CloseCode, ErrorCode
 
 Reply = m.Ok | Refusal | None
 Action = Callable[[Session, Any, float], Reply]
+Relay = Callable[[Session, Session, Any, float], int | Refusal]
 CALL_ID_PREFIX = "c_"
 
 
@@ -44,6 +45,16 @@ class Actions:
         self._out = out
         self._receipts = receipts
         self._end = end
+        self._relays: dict[type, Relay] = {
+            m.Offer: directed.offer,
+            m.Answer: directed.answer,
+            m.Pranswer: directed.answer,
+            m.Rollback: directed.rollback,
+            m.Candidate: directed.candidate,
+            m.Applied: directed.applied,
+            m.Renegotiate: directed.renegotiate,
+            m.State: directed.state,
+        }
 
     def table(self) -> dict[type, Action]:
         """Every client message but those that the switchboard handles itself."""
@@ -52,14 +63,7 @@ class Actions:
             m.Hello: self._second_hello,
             m.Join: self._join,
             m.Leave: self._leave,
-            m.Offer: self._to_peer(self._directed.offer),
-            m.Answer: self._to_peer(self._directed.answer),
-            m.Pranswer: self._to_peer(self._directed.answer),
-            m.Rollback: self._to_peer(self._directed.rollback),
-            m.Candidate: self._to_peer(self._directed.candidate),
-            m.Applied: self._to_peer(self._directed.applied),
-            m.Renegotiate: self._to_peer(self._directed.renegotiate),
-            m.State: self._to_peer(self._directed.state),
+            **dict.fromkeys(self._relays, self._to_peer),
             m.Message: self._message,
             m.Update: self._update,
             m.IceServersRequest: self._ice_servers,
@@ -105,25 +109,20 @@ class Actions:
     def _update(self, session: Session, message: m.Update, now: float) -> Reply:
         return self._rooms.update(session, message.data) or m.Ok(id=0)
 
-    def _to_peer(self, relay: Callable[[Session, Session, Any, float], int | Refusal]) -> Action:
+    def _to_peer(self, session: Session, message: m.Directed, now: float) -> Reply:
         """Find the other peer, then let `Directed` do the rest."""
-        directed = self._directed
-
-        def action(session: Session, message: m.Directed, now: float) -> Reply:
-            if message.to.startswith(CALL_ID_PREFIX):
-                return self._early(session, message, now)
-            target = self._member(session, message.to)
-            if isinstance(target, Refusal):
-                return target
-            is_new = (message.to, message.pc) not in session.ends
-            if is_new and not directed.may_open(session, target):
-                return Refusal(ErrorCode.LIMIT_EXCEEDED, "too many peer connections for this pair")
-            outcome = relay(session, target, message, now)
-            if isinstance(outcome, Refusal):
-                return outcome
-            return m.Ok(id=0, negotiation=outcome or None)
-
-        return action
+        if message.to.startswith(CALL_ID_PREFIX):
+            return self._early(session, message, now)
+        target = self._member(session, message.to)
+        if isinstance(target, Refusal):
+            return target
+        is_new = (message.to, message.pc) not in session.ends
+        if is_new and not self._directed.may_open(session, target):
+            return Refusal(ErrorCode.LIMIT_EXCEEDED, "too many peer connections for this pair")
+        outcome = self._relays[type(message)](session, target, message, now)
+        if isinstance(outcome, Refusal):
+            return outcome
+        return m.Ok(id=0, negotiation=outcome or None)
 
     def _early(self, session: Session, message: m.Directed, now: float) -> Reply:
         """Sent to a call that nobody has answered yet."""
@@ -135,8 +134,7 @@ class Actions:
         self, caller: Session, callee: Session, message: m.Directed, now: float
     ) -> None:
         """The call is answered: what was sent to it goes to the device that answered."""
-        relay = self._directed.offer if isinstance(message, m.Offer) else self._directed.candidate
-        relay(caller, callee, message, now)  # type: ignore[arg-type]
+        self._relays[type(message)](caller, callee, message, now)
 
     def _message(self, session: Session, message: m.Message, now: float) -> Reply:
         if message.to is not None:

@@ -25,6 +25,7 @@ _REMEMBERED_RETIRED = 16
 _ENDS_BEYOND_LIMIT = 64
 """A full generation can still be ended, once per m-section."""
 _NOTHING: frozenset[str] = frozenset()
+_UNNAMED = frozenset((UNNAMED,))
 _EARLY_SECTIONS = 16
 """M-sections with ICE sessions of their own, of a description that has not come yet."""
 _WILD_STRANDS = 16
@@ -72,7 +73,7 @@ class CandidateBuffer:
         self._begin_wild(negotiation, outline)
         named_before = self._descriptions.names
         self._retire(self._descriptions.add(negotiation, outline))
-        for name in self._descriptions.names - named_before:
+        for name in sorted(self._descriptions.names - named_before):
             strand = self._strands.setdefault(name, Strand())
             if strand.ended_at is not None:
                 strand.ended_at = negotiation
@@ -148,9 +149,8 @@ class CandidateBuffer:
         if passes:
             self._tally.candidates_passed += 1
             return self._descriptions.named_end(candidate, ufrag) if is_end else candidate
-        is_bound = candidate.ufrag is not None or self._is_described(candidate, ufrag)
         expires_at = now + self._limits.early_ttl_s
-        self._hold(Held(candidate, ufrag, size, expires_at, ends, ref, is_bound), strand)
+        self._hold(Held(candidate, ufrag, size, expires_at, ends, ref), strand)
         return None
 
     def release(self) -> list[CandidateInit]:
@@ -252,11 +252,8 @@ class CandidateBuffer:
         gate = self.gate
         return not gate.is_gated or described <= gate.applied
 
-    def _is_described(self, candidate: CandidateInit, ufrag: str) -> bool:
-        return self._descriptions.since(candidate, ufrag) is not None
-
     def _is_early(self, item: Held) -> bool:
-        return not self._is_described(item.candidate, item.ufrag)
+        return self._descriptions.since(item.candidate, item.ufrag) is None
 
     def _has_ended(self, strand: Strand, candidate: CandidateInit, ufrag: str) -> bool:
         """End-of-candidates was said for this m-section (RFC 8838 section 13)."""
@@ -285,10 +282,13 @@ class CandidateBuffer:
                 self._strands[name].ended_at = self._latest
 
     def _waits_behind(self, candidate: CandidateInit, ends: frozenset[str]) -> bool:
-        """End-of-candidates must not overtake a held candidate that it covers."""
+        """End-of-candidates must not overtake a held candidate that it covers, or may cover."""
         if not candidate.is_end or not self._held:
             return False
-        return any(self._covers(candidate, ends, item) for item in self._held)
+        return any(
+            self._covers(candidate, ends, item) or self._covers(candidate, _UNNAMED, item)
+            for item in self._held
+        )
 
     def _covers(self, end: CandidateInit, ends: frozenset[str], item: Held) -> bool:
         """Whether this end-of-candidates is one for that item."""
@@ -331,29 +331,27 @@ class CandidateBuffer:
             self._held = [item for item in self._held if id(item) not in gone]
 
     def _retire(self, ufrags: Iterable[str]) -> None:
-        for ufrag in ufrags:
+        for ufrag in sorted(ufrags):
             self._drop([item for item in self._held if item.ufrag == ufrag], "stale_generation")
             self._strands.pop(ufrag, None)
             self._retired.append(ufrag)
 
     def _adopt(self) -> None:
-        """Candidates without a ufrag belong to the first description that carries their mid."""
-        moved = [item for item in self._held if not item.is_bound]
-        for item in moved:
-            self._move(item, self._descriptions.ufrag_for(item.candidate))
-            item.is_bound = not self._is_early(item)
-        if moved:
-            self._tidy()
-        orphan = self._strands.pop(UNNAMED, None)
-        latest = self._descriptions.latest
-        if orphan is None or latest is None:
+        """Candidates without a ufrag belong to the first description that carries their section."""
+        orphan = self._strands.get(UNNAMED)
+        if orphan is None:
             return
-        for name in latest.names:
-            strand = self._strands[name]
-            strand.seen |= orphan.seen
-            strand.ended |= orphan.ended
-            if orphan.ended_at is not None:
-                strand.ended_at = self._latest
+        for item in self._held:
+            if item.ufrag == UNNAMED:
+                self._move(item, self._descriptions.ufrag_for(item.candidate))
+        self._tidy()
+        left = [item.candidate for item in self._held if item.ufrag == UNNAMED]
+        if not left:
+            del self._strands[UNNAMED]
+            return
+        orphan.seen = {key_of(candidate) for candidate in left if not candidate.is_end}
+        orphan.ended = {self._descriptions.section_of(c) for c in left if c.is_end}
+        orphan.ended_at = None
 
     def _tidy(self) -> None:
         """Now that it is known whose they are: drop what was said twice or after its end."""
@@ -374,15 +372,16 @@ class CandidateBuffer:
         self._drop(late, ErrorCode.CANDIDATE_AFTER_END.value)
 
     def _move(self, item: Held, ufrag: str) -> None:
+        if ufrag == UNNAMED:
+            return
         old, new = self._strands[item.ufrag], self._strands[ufrag]
         old.held -= 1
         old.held_bytes -= item.size
         new.held += 1
         new.held_bytes += item.size
-        if not item.candidate.is_end:
-            new.seen.add(key_of(item.candidate))
-        elif (section := self._descriptions.section_of(item.candidate)) is not None:
-            new.ended.add(section)
         item.ufrag = ufrag
         if item.candidate.is_end:
+            self._end(item.candidate, new)
             item.ends = self._descriptions.ended_by(item.candidate, ufrag)
+        else:
+            new.seen.add(key_of(item.candidate))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable
-from itertools import count
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -21,7 +20,7 @@ class Deadlines(Generic[Key]):
     def __init__(self) -> None:
         self._at: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
-        self._order = count()
+        self._order = 0
         self.is_new = False
         """A deadline before all others was set since `next` was asked."""
 
@@ -33,9 +32,9 @@ class Deadlines(Generic[Key]):
             self._at[key] = at
             if not self._heap or at < self._heap[0][0]:
                 self.is_new = True
-            heapq.heappush(self._heap, (at, next(self._order), key))
+            heapq.heappush(self._heap, (at, self._next(), key))
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._at):
-            self._heap = [(when, next(self._order), k) for k, when in self._at.items()]
+            self._heap = [(when, self._next(), k) for k, when in self._at.items()]
             heapq.heapify(self._heap)
 
     def due(self, now: float) -> list[Key]:
@@ -57,6 +56,10 @@ class Deadlines(Generic[Key]):
                 return at
             heapq.heappop(self._heap)
         return None
+
+    def _next(self) -> int:
+        self._order += 1
+        return self._order
 
     def __len__(self) -> int:
         return len(self._at)

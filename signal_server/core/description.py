@@ -17,7 +17,7 @@ _ANY = ""
 attributes are left to another (RFC 9429 section 5.2.2)."""
 
 UNNAMED = ""
-"""Stands for the ufrag of candidates that came without one before any description."""
+"""Stands for the ufrag of candidates that came without one before their m-section was described."""
 _REMEMBERED_SECTIONS = 256
 
 
@@ -31,13 +31,12 @@ class Description:
         self.mids = outline.mids
         self.ufrags = outline.ufrags
         self.names = frozenset(ufrag for ufrag in outline.ufrags if ufrag)
-        self._ufrag_of_mid: dict[str, str] = {}
+        self._ufrag_of_mid: dict[str | None, str] = {}
         self._sections: dict[str, _Sections] = {}
         for mid, ufrag in zip(outline.mids, outline.ufrags, strict=True):
             known = alive.first_to_name(ufrag or _ANY, mid)
             self._sections.setdefault(ufrag or _ANY, {})[mid] = known or number
-            if mid is not None and ufrag:
-                self._ufrag_of_mid[mid] = ufrag
+            self._ufrag_of_mid[mid] = ufrag or self.first_ufrag
 
     @property
     def is_wild(self) -> bool:
@@ -49,14 +48,19 @@ class Description:
         return next((ufrag for ufrag in self.ufrags if ufrag), "")
 
     def ufrag_for(self, candidate: CandidateInit) -> str:
-        """The ufrag in force for the candidate's m-section; mid wins over index."""
+        """The ufrag in force for the candidate's m-section; mid wins over index.
+
+        `UNNAMED` where that section is not described.
+        """
         mid, index = candidate.sdpMid, candidate.sdpMLineIndex
-        found = None
         if mid is not None:
-            found = self._ufrag_of_mid.get(mid)
-        elif index is not None and index < len(self.ufrags):
-            found = self.ufrags[index]
-        return found or self.first_ufrag
+            found = self._ufrag_of_mid
+            return found[mid] if mid in found else found.get(None, UNNAMED)
+        if index is None:
+            return self.first_ufrag
+        if index >= len(self.ufrags):
+            return UNNAMED
+        return self.ufrags[index] or self.first_ufrag
 
     def first_to_name(self, ufrag: str, mid: str | None) -> int | None:
         return self._sections.get(ufrag, {}).get(mid)
@@ -145,12 +149,18 @@ class Descriptions:
         return before - self.names
 
     def ufrag_for(self, candidate: CandidateInit) -> str:
-        """Its own, else the latest description's for its m-section (RFC 9429 section 3.5.2.1)."""
+        """Its own, else that of the latest description of its m-section (RFC 9429 section 3.5.2.1).
+
+        `UNNAMED` where no description carries that section yet.
+        """
         own = candidate.ufrag
         if own is not None:
             return own
-        latest = self.latest
-        return UNNAMED if latest is None else latest.ufrag_for(candidate)
+        for description in reversed(self._alive()):
+            ufrag = description.ufrag_for(candidate)
+            if ufrag != UNNAMED or description.is_wild:
+                return ufrag
+        return UNNAMED
 
     def section_of(self, candidate: CandidateInit) -> Section:
         """Its mid where that is known, else its index; None for all m-sections."""

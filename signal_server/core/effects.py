@@ -26,6 +26,25 @@ class Close(Struct, frozen=True):
     reason: str
 
 
+class Attached(Struct, frozen=True):
+    """The connection's hello was good: it has a session now."""
+
+    connection: int
+
+
+class Unattached(Struct, frozen=True):
+    """The connection's hello was refused; it may say another."""
+
+    connection: int
+
+
+class Answered(Struct, frozen=True):
+    """To `inputs.Asked`: JSON, or None for what is not there."""
+
+    ticket: int
+    answer: bytes | None
+
+
 class GrantIce(Struct, frozen=True, kw_only=True):
     """Ask the broker for ICE servers; the answer comes back as `inputs.IceGranted`."""
 
@@ -46,4 +65,4 @@ class Announce(Struct, frozen=True, kw_only=True):
     data: dict[str, Any]
 
 
-Effect = Send | Close | GrantIce | Announce
+Effect = Send | Close | Attached | Unattached | Answered | GrantIce | Announce

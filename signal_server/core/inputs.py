@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from msgspec import Raw, Struct
 
+from signal_server.wire.codec import Refusal
 from signal_server.wire.messages import ClientMessage, Hello, Resume
+from turn_broker.globs import matches
 
 
 class Permit(Struct, frozen=True, kw_only=True):
@@ -16,8 +17,10 @@ class Permit(Struct, frozen=True, kw_only=True):
     account: str
     identity: str
     name: str | None = None
-    may_join: Callable[[str], bool]
-    """Whether the token opens that room; pure."""
+    join: bool = True
+    """Whether the token opens rooms."""
+    room: str | None = None
+    """Which: a name with `*` and `?`; None for all."""
     may_turn: bool = True
     may_call: bool = True
     relay_only: bool = False
@@ -27,6 +30,10 @@ class Permit(Struct, frozen=True, kw_only=True):
     def who(self) -> tuple[str, str]:
         """The identity in its account."""
         return self.account, self.identity
+
+    def may_join(self, name: str) -> bool:
+        """Whether the token opens that room."""
+        return self.join and (self.room is None or matches(self.room, name))
 
 
 class IceGrant(Struct, frozen=True):
@@ -97,11 +104,11 @@ class Closed(Struct, frozen=True):
 
 
 class IceGranted(Struct, frozen=True, kw_only=True):
-    """The broker's answer to an `effects.GrantIce`; None when it cannot grant."""
+    """The broker's answer to an `effects.GrantIce`: a grant, its no, or None when it has neither."""
 
     session: str
     request: str | int | None
-    grant: IceGrant | None
+    grant: IceGrant | Refusal | None
 
 
 class Draining(Struct, frozen=True, kw_only=True):
@@ -111,6 +118,10 @@ class Draining(Struct, frozen=True, kw_only=True):
     spread_ms: int
     """The sessions are asked to reconnect at moments spread over this time."""
     deadline_ms: int
+    url: str | None = None
+    """Where they may go instead."""
+    among: range | None = None
+    """The connections of the node that goes; None for all."""
 
 
 class Removed(Struct, frozen=True, kw_only=True):
@@ -131,4 +142,66 @@ class Said(Struct, frozen=True, kw_only=True):
     data: Raw
 
 
-Input = Opened | Resumed | Refreshed | Received | Closed | IceGranted | Draining | Removed | Said
+class ListRooms(Struct, frozen=True, kw_only=True, tag=True):
+    """Names and sizes, in the order of names."""
+
+    after: str
+    limit: int
+
+
+class ShowRoom(Struct, frozen=True, kw_only=True, tag=True):
+    """One room with its members."""
+
+    room: str
+
+
+class ShowCall(Struct, frozen=True, kw_only=True, tag=True):
+    """One call's timeline."""
+
+    call: str
+
+
+class CloseRoom(Struct, frozen=True, kw_only=True, tag=True):
+    """Everybody out."""
+
+    room: str
+
+
+class Kick(Struct, frozen=True, kw_only=True, tag=True):
+    """One peer out."""
+
+    room: str
+    peer: str
+    ban_s: float
+
+
+class Tell(Struct, frozen=True, kw_only=True, tag=True):
+    """The operator speaks to a room; `data` is JSON."""
+
+    room: str
+    data: Raw
+
+
+Question = ListRooms | ShowRoom | ShowCall | CloseRoom | Kick | Tell
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """An operator's wish, which `effects.Answered` settles."""
+
+    ticket: int
+    account: str
+    question: Question
+
+
+Input = (
+    Opened
+    | Resumed
+    | Refreshed
+    | Received
+    | Closed
+    | IceGranted
+    | Draining
+    | Removed
+    | Said
+    | Asked
+)

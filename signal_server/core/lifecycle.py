@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from signal_server.core import inputs
 from signal_server.core.address_policy import AddressPolicy
-from signal_server.core.effects import Close, GrantIce, Send
+from signal_server.core.effects import Attached, Close, GrantIce, Send, Unattached
 from signal_server.core.out import Out
 from signal_server.core.receipts import Receipts
 from signal_server.core.ringing import Ringing
@@ -80,6 +80,7 @@ class Lifecycle:
             ice_servers=ice.ice_servers if ice else None,
             ice_expires_at=ice.expires_at if ice else None,
         )
+        self._out.do(Attached(event.connection))
         self._out.send(session, welcome)
         if ice is not None:
             refresh = now + ICE_REFRESH_AT * ice.ttl
@@ -96,14 +97,14 @@ class Lifecycle:
         found = self._sessions.find(event)
         if isinstance(found, Refusal):
             self._out.tally.resumes["expired"] += 1
-            self._out.refuse(event.connection, found, event.request)
+            self._turn_away(event, found)
             return
         last_seq = event.resume.last_seq
         missed = found.outbox.since(last_seq)
         if missed is None:
             self._out.tally.resumes["gap"] += 1
             gap = Refusal(ErrorCode.RESUME_GAP, "messages are lost; say hello without resume")
-            self._out.refuse(event.connection, gap, event.request)
+            self._turn_away(event, gap)
             self._replaced(found, now)
             return
         self._out.tally.resumes["resumed"] += 1
@@ -112,6 +113,7 @@ class Lifecycle:
         former = self._sessions.attach(found, event, policy, now)
         if former is not None:
             self._out.do(Close(former, CloseCode.SUPERSEDED, "superseded"))
+        self._out.do(Attached(event.connection))
         self._acknowledge(found, last_seq)
         self._out.send(found, self._resumed_message(found, event, len(missed), now))
         for seq, payload in enumerate(missed, last_seq + 1):
@@ -119,6 +121,10 @@ class Lifecycle:
         self._out.answer(found, event.request, m.Ok(id=0))
         if was_lost:
             self._rooms.show_connected(found, connected=True)
+
+    def _turn_away(self, event: inputs.Resumed, refusal: Refusal) -> None:
+        self._out.refuse(event.connection, refusal, event.request)
+        self._out.do(Unattached(event.connection))
 
     def _replaced(self, former: Session, now: float) -> None:
         """The client will go on with another session, and nobody without one."""
@@ -134,6 +140,7 @@ class Lifecycle:
     def _resumed_message(
         self, session: Session, event: inputs.Resumed, replayed: int, now: float
     ) -> m.Resumed:
+        room = self._rooms.state(session)
         return m.Resumed(
             session=session.id,
             peer=session.peer,
@@ -145,7 +152,7 @@ class Lifecycle:
             region=self._node.region,
             ping_interval_s=self._limits.ping_interval_s,
             limits=self._node.limits,
-            room=self._rooms.state(session),
+            rooms=[] if room is None else [room],
             calls=self._ringing.calls.snapshot(session.peer, now),
         )
 
@@ -216,12 +223,18 @@ class Lifecycle:
                 self._out.do(Close(connection, code, code.name.lower()))
 
     def draining(self, event: inputs.Draining) -> None:
-        for place, session in enumerate(self._sessions.by_connection.values(), 1):
-            share = place / len(self._sessions.by_connection)
+        leaving = [
+            session
+            for connection, session in self._sessions.by_connection.items()
+            if event.among is None or connection in event.among
+        ]
+        for place, session in enumerate(leaving, 1):
+            share = place / len(leaving)
             away = m.GoAway(
                 reason=event.reason,
                 reconnect_after_ms=int(event.spread_ms * share),
                 deadline_ms=event.deadline_ms,
+                url=event.url,
             )
             self._out.deliver(session, away)
 
@@ -238,12 +251,11 @@ class Lifecycle:
         if session is None:
             return
         grant = event.grant
-        if grant is None:
+        if not isinstance(grant, inputs.IceGrant):
             session.ice_wish = (None, None)
             if event.request is None:
                 self._sessions.agenda.set((session.id, Due.ICE_REFRESH), now + ICE_RETRY_S)
-            refusal = Refusal(ErrorCode.UNAVAILABLE, "no ICE servers can be granted now")
-            self._out.answer(session, event.request, refusal)
+            self._out.answer(session, event.request, grant or _NO_ICE)
             return
         ice = m.IceServers(
             ice_servers=grant.ice_servers, ttl=grant.ttl, expires_at=grant.expires_at
@@ -252,6 +264,9 @@ class Lifecycle:
         refresh = now + ICE_REFRESH_AT * grant.ttl
         self._sessions.agenda.set((session.id, Due.ICE_REFRESH), refresh)
         self._out.answer(session, event.request, m.Ok(id=0))
+
+
+_NO_ICE = Refusal(ErrorCode.UNAVAILABLE, "no ICE servers can be granted now")
 
 
 def _unheard(session: str) -> None:

@@ -6,6 +6,7 @@ Plain records; `core.candidate_buffer` keeps them true. It does not know descrip
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from zlib import adler32, crc32
 
 from signal_server.wire.candidate import CandidateInit
 
@@ -45,13 +46,13 @@ class Held:
     """Ufrags that it ends, where it is an end-of-candidates."""
     ref: str | int | None = None
     """The request that brought it, where its sender wants receipts."""
-    is_bound: bool = True
-    """False while a description may still show that it counts for another ufrag."""
 
 
 def key_of(candidate: CandidateInit) -> int:
-    """What makes two candidates of a strand the same."""
-    return hash((candidate.sdpMid, candidate.sdpMLineIndex, candidate.candidate))
+    """What makes two candidates of a strand the same: 64 bits, the same ones on every node."""
+    text = f"{candidate.sdpMid}\0{candidate.sdpMLineIndex}\0{candidate.candidate}"
+    raw = text.encode("utf-8", "surrogatepass")
+    return crc32(raw) << 32 | adler32(raw)
 
 
 def size_of(candidate: CandidateInit, ufrag: str) -> int:

@@ -18,7 +18,8 @@ from signal_server.core.directed import Directed, EndKey
 from signal_server.core.effects import Close, Effect, Send
 from signal_server.core.lifecycle import Lifecycle, Node
 from signal_server.core.out import TAGS, Out
-from signal_server.core.rate_limit import RateLimiter
+from signal_server.core.oversight import Oversight
+from signal_server.core.rate_limit import RateKeys, RateLimiter
 from signal_server.core.receipts import Receipts
 from signal_server.core.ringing import Ringing
 from signal_server.core.room import Session
@@ -72,6 +73,7 @@ class Switchboard:
                 strip_mdns=rules.addresses.strip_mdns,
                 dropped=self.tally.candidates_dropped,
             )
+        self._oversight = Oversight(rooms, self.calls, self._lifecycle, out.do)
         self._directed = directed
         self._receipts = receipts
         actions = Actions(rooms, directed, self._ringing, out, receipts, self._lifecycle.end)
@@ -85,6 +87,8 @@ class Switchboard:
         if isinstance(event, inputs.Received):
             # Nearly every input is one.
             self._received(event, now)
+            return effects
+        if isinstance(event, inputs.Opened | inputs.Resumed) and self._greets_too_fast(event, now):
             return effects
         match event:
             case inputs.Opened():
@@ -101,6 +105,8 @@ class Switchboard:
                 lifecycle.removed(event, now)
             case inputs.Said():
                 lifecycle.said(event)
+            case inputs.Asked():
+                self._oversight.asked(event, now)
             case _:
                 lifecycle.draining(event)
         return effects
@@ -161,6 +167,18 @@ class Switchboard:
         reply = self._actions[kind](session, message, now)
         if reply is not None:
             self._out.answer(session, request, reply)
+
+    def _greets_too_fast(self, event: inputs.Opened | inputs.Resumed, now: float) -> bool:
+        keys = RateKeys(address=event.admission.address or None)
+        wait = self.rates.admit("hello", 1, keys, now)
+        if wait is None:
+            return False
+        request = event.hello.id if isinstance(event, inputs.Opened) else event.request
+        retry_after_ms = max(1, int(wait * 1000))
+        refusal = Refusal(ErrorCode.RATE_LIMITED, "too many connections", None, retry_after_ms)
+        self._out.refuse(event.connection, refusal, request)
+        self._out.do(Close(event.connection, CloseCode.RATE_LIMITED, refusal.code.value))
+        return True
 
     def _too_fast(
         self, session: Session, connection: int, request: str | int | None, wait_s: float

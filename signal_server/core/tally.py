@@ -20,8 +20,6 @@ class Counts(dict[str, int]):
 class Tally:
     """Counters since start; `held_*` are levels."""
 
-    received: Counts = field(default_factory=Counts)
-    """Client messages by type."""
     sent: Counts = field(default_factory=Counts)
     """Server messages by type."""
     refused: Counter[str] = field(default_factory=Counter)

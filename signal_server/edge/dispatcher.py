@@ -1,35 +1,30 @@
-"""Feeds the switchboard and executes its effects, synchronously.
+"""The node's connections: lets them in on a valid hello, and passes on what they say.
 
-The endpoint of `/v1/signal`: decodes frames, lets a connection in on a valid hello, and is the only
-caller of `Switchboard`. It does not know HTTP, JWT or TURN: who may enter and which ICE servers
-there are, it asks two callables.
+The endpoint of `/v1/signal`. What a message means is decided by the account's switchboard, behind
+the backplane. It does not know HTTP, JWT or TURN: who may enter and which ICE servers there are, it
+asks two callables.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
 import secrets
-from collections.abc import Callable
+from collections import Counter
+from itertools import count
 from typing import NamedTuple, Protocol
 
-from msgspec import Raw
-
+from signal_server import clock
+from signal_server.backplane.contract import Backplane, GrantServers
 from signal_server.core import inputs
-from signal_server.core.effects import Announce, Close, Effect, GrantIce, Send
-from signal_server.core.inputs import IceGrant, Permit
+from signal_server.core.inputs import Permit
 from signal_server.core.out import TAGS
-from signal_server.core.rate_limit import RateKeys
-from signal_server.core.switchboard import Switchboard
+from signal_server.core.tally import Counts
 from signal_server.wire import messages as m
-from signal_server.wire.call_messages import CallInvite
 from signal_server.wire.codec import Refusal, decode, encode
 from signal_server.wire.codes import CloseCode, ErrorCode
+from signal_server.wire.limits import Limits
 from turn_broker.addresses import address_key
 from turn_broker.guesses import Guesses
-
-log = logging.getLogger("parley.signal")
 
 MALFORMED_LIMIT = 100
 """Undecodable messages of one connection before it is closed."""
@@ -44,6 +39,8 @@ _CLOSE_FOR = {
     ErrorCode.RATE_LIMITED: CloseCode.RATE_LIMITED,
     ErrorCode.UNSUPPORTED_VERSION: CloseCode.UNSUPPORTED_VERSION,
 }
+ANSWER_TIMEOUT_S = 10.0
+"""Of an operator's question."""
 SPREAD = 0.8
 """Part of the grace time over which a draining node's clients are asked to reconnect."""
 
@@ -64,13 +61,6 @@ class Connection(Protocol):
         """Send what is queued, then close."""
 
 
-class Clocks(NamedTuple):
-    """The two clocks, in seconds."""
-
-    monotonic: Callable[[], float]
-    unix: Callable[[], float]
-
-
 class Bearer(NamedTuple):
     """A verified access token."""
 
@@ -83,45 +73,40 @@ class Authenticate(Protocol):
     def __call__(self, token: str) -> Bearer | Refusal: ...
 
 
-class GrantServers(Protocol):
-    def __call__(
-        self, account: str, identity: str, ttl: int | None, region: str | None
-    ) -> IceGrant | None: ...
-
-
 class Dispatcher:
     """One per node; a `SocketEndpoint`, and the HTTP fallback's way in."""
 
     def __init__(
         self,
-        switchboard: Switchboard,
+        backplane: Backplane,
         authenticate: Authenticate,
         grant: GrantServers,
-        clocks: Clocks,
-        announce: Callable[[Announce], None],
         guesses: Guesses,
+        limits: Limits,
     ) -> None:
-        self.switchboard = switchboard
         self.is_draining = False
-        self.internal_errors = 0
-        self._limits = switchboard.limits
+        self.connections: dict[int, Connection] = {}
+        self.received_by_type = Counts()
+        """Client messages by type."""
+        self.refused: Counter[str] = Counter()
+        """Errors answered here, by code."""
+        self._backplane = backplane
+        self._limits = limits
         self._authenticate = authenticate
         self._grant = grant
-        self._clocks = clocks
-        self._announce = announce
         self._guesses = guesses
-        self._connections: dict[int, Connection] = {}
         self._waiting: dict[int, asyncio.TimerHandle] = {}
-        """Connections that have not said hello, with their deadline."""
+        """Connections that have no session yet, with their deadline."""
+        self._accounts: dict[int, str] = {}
+        """Of the connections whose hello was passed on."""
         self._malformed: dict[int, int] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._wakes_at = math.inf
-        """What `_timer` waits for, on the monotonic clock."""
+        self._asked: dict[int, asyncio.Future[bytes | None]] = {}
+        self._tickets = count(1)
 
     # SocketEndpoint -------------------------------------------------------------------------
 
     def opened(self, connection: Connection) -> None:
-        self._connections[connection.id] = connection
+        self.connections[connection.id] = connection
         loop = asyncio.get_running_loop()
         timeout = loop.call_later(self._limits.hello_timeout_s, self._no_hello, connection)
         self._waiting[connection.id] = timeout
@@ -134,14 +119,13 @@ class Dispatcher:
         if isinstance(message, Refusal):
             self._refuse_malformed(connection, message)
             return
-        kind = type(message)
-        self.switchboard.tally.received[TAGS[kind]] += 1
-        if connection.id not in self._waiting:
+        self.received_by_type[TAGS[type(message)]] += 1
+        account = self._accounts.get(connection.id)
+        if account is not None:
             if isinstance(message, m.Refresh):
-                self._refresh(connection, message)
-                return
-            fresh = secrets.token_urlsafe(_ID_BYTES) if kind is CallInvite else ""
-            self._feed(inputs.Received(connection.id, message, fresh))
+                self._refresh(connection, account, message)
+            else:
+                self._backplane.relay(account, connection.id, message, text)
         elif isinstance(message, m.Hello):
             self._hello(connection, message)
         else:
@@ -149,27 +133,62 @@ class Dispatcher:
             self._turn_away(connection, refusal)
 
     def closed(self, connection: Connection, code: int) -> None:
-        self._connections.pop(connection.id, None)
+        self.connections.pop(connection.id, None)
         self._malformed.pop(connection.id, None)
         waiting = self._waiting.pop(connection.id, None)
         if waiting is not None:
             waiting.cancel()
-            return
-        # A browser closes with 1001 when its page goes, also when the page is only reloaded.
-        reason = "left" if code == CloseCode.NORMAL else "connection_lost"
-        self._feed(inputs.Closed(connection.id, reason))
+        account = self._accounts.pop(connection.id, None)
+        if account is not None:
+            # A browser closes with 1001 when its page goes, also when the page is only reloaded.
+            reason = "left" if code == CloseCode.NORMAL else "connection_lost"
+            self._backplane.submit(account, inputs.Closed(connection.id, reason))
 
     def unread(self, connection: int, after: int) -> list[bytes] | None:
         """The numbered messages behind `after`; None for a gap."""
-        return self.switchboard.unread(connection, after)
+        return self._backplane.unread(connection, after)
 
-    def remove(self, account: str, room: str, peer: str | None, ban_s: float) -> None:
-        """An operator takes a peer out, or closes the room."""
-        self._feed(inputs.Removed(account=account, room=room, peer=peer, ban_s=ban_s))
+    async def settled(self, connection: Connection) -> None:
+        """Return when everything the connection has said so far was answered."""
+        account = self._accounts.get(connection.id)
+        if account is not None:
+            await self._backplane.settled(account)
 
-    def say(self, account: str, room: str, data: Raw) -> None:
-        """A message from the operator to everybody in the room."""
-        self._feed(inputs.Said(account=account, room=room, data=data))
+    # Speaker --------------------------------------------------------------------------------
+
+    def attached(self, connection: int) -> None:
+        """It has a session."""
+        waiting = self._waiting.pop(connection, None)
+        if waiting is not None:
+            waiting.cancel()
+        attached = self.connections.get(connection)
+        if attached is not None:
+            attached.token = None
+
+    def unattached(self, connection: int) -> None:
+        """It may say hello again."""
+        self._accounts.pop(connection, None)
+
+    def answered(self, ticket: int, answer: bytes | None) -> None:
+        """To `ask`."""
+        asked = self._asked.pop(ticket, None)
+        if asked is not None and not asked.done():
+            asked.set_result(answer)
+
+    # Operators ------------------------------------------------------------------------------
+
+    async def ask(self, account: str, question: inputs.Question) -> bytes | None:
+        """JSON, or None for what is not there; TimeoutError when nobody answers."""
+        ticket = next(self._tickets)
+        asked: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._asked[ticket] = asked
+        try:
+            wish = inputs.Asked(ticket=ticket, account=account, question=question)
+            self._backplane.submit(account, wish)
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await asked
+        finally:
+            self._asked.pop(ticket, None)
 
     # Going away -----------------------------------------------------------------------------
 
@@ -177,14 +196,10 @@ class Dispatcher:
         """Refuse new sessions and ask the present ones to go elsewhere, one after another."""
         self.is_draining = True
         grace_ms = int(grace_s * 1000)
-        self._feed(
-            inputs.Draining(reason=reason, spread_ms=int(grace_ms * SPREAD), deadline_ms=grace_ms)
-        )
+        self._backplane.drain(reason, int(grace_ms * SPREAD), grace_ms)
 
     def stop(self) -> None:
         """No timer may fire after this."""
-        if self._timer is not None:
-            self._timer.cancel()
         for waiting in self._waiting.values():
             waiting.cancel()
 
@@ -195,23 +210,16 @@ class Dispatcher:
         if isinstance(bearer, Refusal):
             self._turn_away_later(connection, bearer)
             return
-        address = address_key(connection.remote)
-        wait = self.switchboard.rates.admit(
-            "hello", 1, RateKeys(address=address), self._clocks.monotonic()
-        )
-        if wait is not None:
-            retry = max(1, int(wait * 1000))
-            slow = Refusal(ErrorCode.RATE_LIMITED, "too many connections", hello.id, retry)
-            self._turn_away(connection, slow)
-            return
         # Asking the kernel once is cheaper than three times; every part is whole characters.
         drawn = secrets.token_urlsafe(_SECRET_BYTES + 2 * _ID_BYTES)
         admission = inputs.Admission(
             permit=bearer.permit,
             token_life_s=bearer.life_s,
             resume_secret=drawn[2 * _ID_CHARS :],
-            address=address,
+            address=address_key(connection.remote),
         )
+        account = bearer.permit.account
+        self._accounts[connection.id] = account
         if hello.resume is not None:
             resumed = inputs.Resumed(
                 connection=connection.id,
@@ -219,14 +227,10 @@ class Dispatcher:
                 resume=hello.resume,
                 request=hello.id,
             )
-            self._feed(resumed)
+            self._backplane.submit(account, resumed)
         else:
-            self._feed(self._opened(connection, hello, admission, drawn[: 2 * _ID_CHARS]))
-        if connection.id in self.switchboard.sessions.by_connection:
-            connection.token = None
-            waiting = self._waiting.pop(connection.id, None)
-            if waiting is not None:
-                waiting.cancel()
+            opened = self._opened(connection, hello, admission, drawn[: 2 * _ID_CHARS])
+            self._backplane.submit(account, opened)
 
     def _opened(
         self, connection: Connection, hello: m.Hello, admission: inputs.Admission, names: str
@@ -249,19 +253,25 @@ class Dispatcher:
         token = hello.token or connection.token
         if not token:
             return Refusal(ErrorCode.UNAUTHENTICATED, "hello needs a token", hello.id)
-        shut_out = self._guesses.refused(address_key(connection.remote), self._clocks.monotonic())
+        shut_out = self._guesses.refused(address_key(connection.remote), clock.monotonic())
         if shut_out is not None:
             retry = int(shut_out * 1000)
             return Refusal(ErrorCode.RATE_LIMITED, "too many wrong tokens", hello.id, retry)
+        return self._bearer(token, hello.id)
+
+    def _bearer(self, token: str, request: str | int | None) -> Bearer | Refusal:
         bearer = self._authenticate(token)
         if isinstance(bearer, Refusal):
-            return Refusal(bearer.code, bearer.message, hello.id)
+            return Refusal(bearer.code, bearer.message, request)
+        if bearer.life_s <= 0:
+            # Good for those who forgive clocks; here the connection would end as it begins.
+            return Refusal(ErrorCode.TOKEN_EXPIRED, "the access token has expired", request)
         return bearer
 
-    def _refresh(self, connection: Connection, message: m.Refresh) -> None:
-        bearer = self._authenticate(message.token)
+    def _refresh(self, connection: Connection, account: str, message: m.Refresh) -> None:
+        bearer = self._bearer(message.token, message.id)
         if isinstance(bearer, Refusal):
-            self._send_error(connection, Refusal(bearer.code, bearer.message, message.id))
+            self._send_error(connection, bearer)
             return
         refreshed = inputs.Refreshed(
             connection=connection.id,
@@ -269,14 +279,14 @@ class Dispatcher:
             token_life_s=bearer.life_s,
             request=message.id,
         )
-        self._feed(refreshed)
+        self._backplane.submit(account, refreshed)
 
     def _turn_away_later(self, connection: Connection, refusal: Refusal) -> None:
         """A wrong token is answered the later, the more of them came from that address."""
         if refusal.code is not ErrorCode.UNAUTHENTICATED:
             self._turn_away(connection, refusal)
             return
-        delay = self._guesses.failed(address_key(connection.remote), self._clocks.monotonic())
+        delay = self._guesses.failed(address_key(connection.remote), clock.monotonic())
         loop = asyncio.get_running_loop()
         self._waiting[connection.id].cancel()
         self._waiting[connection.id] = loop.call_later(delay, self._turn_away, connection, refusal)
@@ -295,7 +305,7 @@ class Dispatcher:
             connection.close(CloseCode.PROTOCOL_ERROR, "too many malformed messages")
 
     def _send_error(self, connection: Connection, refusal: Refusal) -> None:
-        self.switchboard.tally.refused[refusal.code.value] += 1
+        self.refused[refusal.code.value] += 1
         error = m.Error(
             code=refusal.code.value,
             message=refusal.message,
@@ -304,57 +314,3 @@ class Dispatcher:
             retry_after_ms=refusal.retry_after_ms,
         )
         connection.send(encode(error))
-
-    # Inputs and effects ---------------------------------------------------------------------
-
-    def _feed(self, event: inputs.Input) -> None:
-        now = self._clocks.monotonic()
-        self._execute(self.switchboard.handle(event, now, int(self._clocks.unix() * 1000)))
-        if self.switchboard.has_new_deadline:
-            self._wake(now)
-
-    def _execute(self, effects: list[Effect]) -> None:
-        connections = self._connections
-        for effect in effects:
-            if type(effect) is Send:
-                connection = connections.get(effect.connection)
-                if connection is not None:
-                    connection.send(effect.payload, effect.seq)
-                continue
-            match effect:
-                case Close():
-                    connection = connections.get(effect.connection)
-                    if connection is not None:
-                        connection.close(effect.code, effect.reason)
-                case GrantIce():
-                    self._grant_ice(effect)
-                case Announce():
-                    self._announce(effect)
-
-    def _grant_ice(self, effect: GrantIce) -> None:
-        grant = self._grant(effect.account, effect.identity, effect.ttl, effect.region)
-        granted = inputs.IceGranted(session=effect.session, request=effect.request, grant=grant)
-        self._feed(granted)
-
-    def _wake(self, now: float) -> None:
-        """Be there for the switchboard's next deadline."""
-        deadline = self.switchboard.next_deadline()
-        if deadline is None or deadline >= self._wakes_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wakes_at = deadline
-        delay = max(0.0, deadline - now)
-        self._timer = asyncio.get_running_loop().call_later(delay, self._due)
-
-    def _due(self) -> None:
-        self._timer = None
-        self._wakes_at = math.inf
-        now = self._clocks.monotonic()
-        try:
-            unix_ms = int(self._clocks.unix() * 1000)
-            self._execute(self.switchboard.handle_timeout(now, unix_ms))
-        except Exception:
-            self.internal_errors += 1
-            log.exception("a deadline failed")
-        self._wake(now)

@@ -21,8 +21,10 @@ from starlette.routing import Route
 from signal_server.edge.event_stream import EventStream
 from signal_server.edge.http_connection import LOST, Endpoint, HttpConnection, HttpConnections
 from signal_server.wire.base import SequenceNumber
+from signal_server.wire.codec import encode
 from signal_server.wire.codes import CloseCode, ErrorCode
 from signal_server.wire.limits import Limits
+from signal_server.wire.messages import Error
 from turn_broker.authorization import Bearer, parse_authorization
 from turn_broker.body import read_body
 from turn_broker.problem import ProblemCode, problem_response
@@ -38,6 +40,7 @@ _NO_STORE = {"Cache-Control": "no-store"}
 _CHALLENGE = 'Bearer realm="parley"'
 _BYE = '{"type":"bye"}'
 _STATUS: dict[str, int] = {
+    ErrorCode.UNSUPPORTED_VERSION: 404,
     ErrorCode.UNAUTHENTICATED: 401,
     ErrorCode.TOKEN_EXPIRED: 401,
     ErrorCode.FORBIDDEN: 403,
@@ -103,6 +106,7 @@ class Fallback:
         one = "/v1/sessions/{session}"
         return [
             _route("/v1/sessions", "POST", self._hello),
+            _route("/v{version:int}/sessions", "POST", _other_version),
             _route(f"{one}/messages", "POST", self._of_session(self._post)),
             _route(f"{one}/messages", "GET", self._of_session(self._poll)),
             _route(f"{one}/events", "GET", self._of_session(self._events)),
@@ -161,7 +165,7 @@ class Fallback:
         answer = _decode_answer(messages[0])
         if answer.resume is not None:
             connection.attach(answer.session, answer.resume.secret)
-            response = _json(b'{"messages":[%b]}' % b",".join(messages), 201)
+            response = _json(_greeting(messages), 201)
             response.headers["Location"] = f"/v1/sessions/{answer.session}"
             return response
         response = _json(messages[0], _STATUS.get(answer.code, 400))
@@ -197,7 +201,7 @@ class Fallback:
                 return texts
             if connection.close_code:
                 return _closed(connection.close_code)
-            return _json(b'{"results":[%b]}' % b",".join(connection.execute(texts)))
+            return _json(b'{"results":[%b]}' % b",".join(await connection.execute(texts)))
 
     def _messages(self, text: str) -> list[str] | Response:
         try:
@@ -256,7 +260,7 @@ class Fallback:
 
     async def _bye(self, request: Request, connection: HttpConnection) -> Response:
         with connection.request():
-            connection.execute([_BYE])
+            await connection.execute([_BYE])
             connection.end(CloseCode.NORMAL)
         return Response(status_code=204, headers=_NO_STORE)
 
@@ -292,6 +296,19 @@ def _asked(query: dict[str, str]) -> _Poll | Response:
         return msgspec.convert(query, _Poll, strict=False)
     except msgspec.ValidationError as flaw:
         return _problem("bad_request", str(flaw)[:200])
+
+
+async def _other_version(request: Request) -> Response:
+    """As a WebSocket hears it that offers another version's subprotocol."""
+    code = ErrorCode.UNSUPPORTED_VERSION
+    error = Error(code=code.value, message="this server speaks /v1/", retryable=code.retryable)
+    return _json(encode(error), _STATUS[code])
+
+
+def _greeting(messages: list[bytes]) -> bytes:
+    """The welcome or resumed as it is, and what else has no number under `results`."""
+    welcome, *others = messages
+    return b'%b,"results":[%b]}' % (welcome[:-1], b",".join(others))
 
 
 def _batch(replies: list[bytes], messages: list[bytes], after: int) -> Response:

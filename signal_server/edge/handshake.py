@@ -150,7 +150,12 @@ def parse(
     if offered and spoken is None:
         spoken = next(filter(_OTHER_VERSION.fullmatch, offered), None)
         if spoken is None:
-            return Refusal(400, "subprotocol", f"Offer the subprotocol {subprotocol}, or none.")
+            return Refusal(
+                400,
+                "subprotocol",
+                f"Offer the subprotocol {subprotocol}, or none.",
+                ErrorCode.UNSUPPORTED_VERSION,
+            )
     return Handshake(
         path=target.partition("?")[0],
         host=fields["host"],

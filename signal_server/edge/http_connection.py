@@ -37,6 +37,9 @@ class Endpoint(Protocol):
     def unread(self, connection: int, after: int) -> list[bytes] | None:
         """The numbered messages behind `after`, without acknowledging; None for a gap."""
 
+    async def settled(self, connection: HttpConnection) -> None:
+        """Return when everything received from the connection was answered."""
+
 
 class Reader:
     """One GET under way: sleeps until there is something for it."""
@@ -89,6 +92,8 @@ class HttpConnection:
         self.reader: Reader | None = None
         self._connections = connections
         self._requests = 0
+        self._executing = 0
+        """POSTs under way, to which the next replies belong."""
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -123,12 +128,17 @@ class HttpConnection:
         self._heard_at = asyncio.get_running_loop().time()
         self._watch(self._connections.patience_s)
 
-    def execute(self, texts: list[str]) -> list[bytes]:
+    async def execute(self, texts: list[str]) -> list[bytes]:
         """Messages of one POST, in order; returns what has no number."""
-        for text in texts:
-            self._receive(text)
-            if self.close_code:
-                break
+        self._executing += 1
+        try:
+            for text in texts:
+                self._receive(text)
+                if self.close_code:
+                    break
+            await self._connections.endpoint.settled(self)
+        finally:
+            self._executing -= 1
         return self.take_replies()
 
     def acknowledge(self, seq: int) -> bytes | None:
@@ -146,7 +156,9 @@ class HttpConnection:
             raise
 
     def take_replies(self) -> list[bytes]:
-        """Each of them once."""
+        """Each of them once; a GET leaves them to the POST under way."""
+        if self._executing:
+            return []
         replies = list(self.replies)
         self.replies.clear()
         return replies

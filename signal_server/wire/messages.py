@@ -245,9 +245,10 @@ class Resumed(Reply, tag="resumed", kw_only=True):
     region: str
     ping_interval_s: float
     limits: dict[str, Any]
-    room: RoomState | None = None
-    """The room as it is now: nobody else is in it."""
-    calls: list[CallSnapshot] = msgspec.field(default_factory=list)
+    rooms: list[RoomState]
+    """The room as it is now, where the session is in one: nobody else is in it."""
+    calls: list[CallSnapshot]
+    """Those that go on."""
 
 
 class Ok(Reply, tag="ok", kw_only=True):
@@ -262,7 +263,7 @@ class Ok(Reply, tag="ok", kw_only=True):
 class Error(Reply, tag="error", kw_only=True):
     code: str
     message: str
-    retryable: bool = False
+    retryable: bool
     id: str | int | None = None
     retry_after_ms: int | None = None
     negotiation: int | None = None
@@ -387,6 +388,8 @@ class GoAway(Numbered, tag="go_away", kw_only=True):
     reason: str
     reconnect_after_ms: int
     deadline_ms: int
+    url: str | None = None
+    """Where to go instead, if it is not the same address."""
 
 
 _ROOM = (RoomSnapshot, PeerJoined, PeerLeft, PeerReplaced, PeerUpdated)

@@ -1,8 +1,7 @@
-"""The front page and the diagnostics page in Chromium, and pictures of all pages for people."""
+"""The front page in Chromium, what all pages obey, and pictures of the others for people."""
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
@@ -20,67 +19,6 @@ def test_the_front_page_says_that_the_server_is_well(
     page.goto(parley.url)
     expect(page.locator("#health")).to_have_text("Ready for calls")
     expect(page.locator("#command")).to_have_text(re.compile(r"^curl -H .*/v1/ice-servers$"))
-
-
-def test_diagnostics_pass_and_the_report_holds_no_addresses(
-    context: BrowserContext, parley: Parley
-) -> None:
-    page = context.new_page()
-    page.goto(f"{parley.url}/diagnostics")
-    page.click("#start")
-    expect(page.locator("#report")).to_be_visible(timeout=60_000)
-    expect(page.locator("#verdict-text")).to_have_text("Calls work well from here.")
-    text = page.locator("#report-text").text_content() or ""
-    report = json.loads(text)
-    states = {check["name"]: check["state"] for check in report["checks"]}
-    assert states == {
-        "signaling": "passed",
-        "ice-servers": "passed",
-        "relay-udp": "passed",
-        "relay-tcp": "passed",
-        "relay-tls": "skipped",
-        "direct": "passed",
-        "devices": "passed",
-    }
-    figures = {check["name"]: check["figures"] for check in report["checks"]}
-    assert figures["relay-udp"]["received"] >= 0.9 * figures["relay-udp"]["sent"] > 0
-    assert not re.search(r"\d+\.\d+\.\d+\.\d+(?!.*Safari)|candidate:|turn:|eyJ", text), text
-    with page.expect_download() as download:
-        page.click("#download")
-    assert json.loads(download.value.path().read_text()) == report
-
-
-def test_diagnostics_without_udp_advise_tcp(context: BrowserContext, parley: Parley) -> None:
-    """A browser that finds nothing over UDP, as behind a firewall."""
-    page = context.new_page()
-    page.add_init_script(
-        """
-        const Plain = window.RTCPeerConnection;
-        window.RTCPeerConnection = class extends Plain {
-          constructor(configuration) {
-            const iceServers = (configuration?.iceServers ?? []).map((server) => ({
-              ...server, urls: [server.urls].flat().filter((url) => url.includes("transport=tcp")),
-            })).filter(({ urls }) => urls.length);
-            super({ ...configuration, iceServers });
-          }
-        };
-        """
-    )
-    page.goto(f"{parley.url}/diagnostics")
-    page.click("#start")
-    expect(page.locator("#verdict-text")).to_have_text(
-        re.compile("blocks UDP; calls will work over TCP"), timeout=60_000
-    )
-
-
-def test_diagnostics_can_be_stopped(context: BrowserContext, parley: Parley) -> None:
-    page = context.new_page()
-    page.goto(f"{parley.url}/diagnostics")
-    page.click("#start")
-    expect(page.locator("[data-check=relay-udp]")).to_have_attribute("data-state", "running")
-    page.click("#stop")
-    expect(page.locator("#report")).to_be_visible(timeout=3000)
-    expect(page.locator("[data-check=relay-tcp]")).to_have_attribute("data-state", "skipped")
 
 
 def test_pages_obey_their_own_content_policy(context: BrowserContext, parley: Parley) -> None:
@@ -114,10 +52,6 @@ def test_no_page_is_wider_than_its_window(
     page.goto(parley.url)
     expect(page.locator("#command")).to_contain_text("curl")
     fits("index")
-    page.goto(f"{parley.url}/diagnostics")
-    page.click("#start")
-    expect(page.locator("#report")).to_be_visible(timeout=60_000)
-    fits("diagnostics")
     page.goto(f"{parley.url}/demo")
     fits("lobby")
     link = ada.create_room()

@@ -87,6 +87,7 @@ def test_a_credential_that_is_wrong_and_one_that_is_old(
         )
     assert (wrong["result"], wrong["reason"]) == ("failed", "credential_rejected")
     assert [one["code"] for one in wrong["transports"]] == [401, 401, 0]
+    assert wrong["durationMs"] < 3000, "Chromium goes on gathering over UDP; the test does not"
     assert wrong["verdict"]["text"] == "The relay does not accept the server's credentials."
     assert (call["result"], call["reason"]) == ("failed", "credential_rejected")
     assert call["errorMsg"] == "The relay does not accept the credential."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from people import eventually
 from playwright.sync_api import BrowserContext, Page
 from servers import Parley, start_parley
 
@@ -57,6 +58,21 @@ DATA = """(peer) => {
   });
   const channel = link.rtc.createDataChannel("chat");
   channel.onopen = () => channel.send("hello");
+}"""
+
+MEDIA = """async (to) => {
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: true, video: true });
+  const open = (peer) => {
+    window.link = client.peerConnection(peer);
+    link.on("error", (error) => window.failed.push(String(error)));
+    for (const track of stream.getTracks()) link.rtc.addTrack(track, stream);
+  };
+  client.on("incoming", ({ peer }) => open(peer));
+  if (to) open(to);
+}"""
+FRAMES = """async () => {
+  const reports = [...(await link.rtc.getStats()).values()];
+  return reports.some(({ type, framesDecoded }) => type === "inbound-rtp" && framesDecoded > 10);
 }"""
 
 
@@ -123,6 +139,24 @@ def test_a_page_that_is_reloaded_takes_its_own_place(
     copy = join(context, parley, "bo", isKept=True)
     ada.wait_for_function("client.peers.size === 2")
     for page in (ada, bo, copy):
+        page.evaluate("client.close()")
+
+
+def test_media_flows_again_after_a_reload(context: BrowserContext, parley: Parley) -> None:
+    """The page that comes back knows nothing; the one that stayed closes what it had with it."""
+    ada = join(context, parley, "ada")
+    ada.evaluate(MEDIA, None)
+    bo = context.new_page()
+    for times in range(2):
+        enter(bo, parley, "bo", isKept=True)
+        bo.evaluate(MEDIA, ada.evaluate("client.peer"))
+        for page in (ada, bo):
+            eventually(page, lambda page=page: bool(page.evaluate(FRAMES)), "frames arrive")  # type: ignore[misc]
+            assert page.evaluate("failed") == []
+        assert ada.evaluate("told.filter(([name]) => name === 'peer_replaced').length") == times
+        assert ada.evaluate("link.peer") == bo.evaluate("client.peer")
+    assert "peer_left" not in ada.evaluate("told.map(([name]) => name)")
+    for page in (bo, ada):
         page.evaluate("client.close()")
 
 

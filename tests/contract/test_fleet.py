@@ -25,12 +25,14 @@ from turn_broker.fleet.messages import (
     Charge,
     Cut,
     Drain,
+    HealthReport,
     LiveSession,
     NodeReport,
     Order,
     RealmSecrets,
     Revocation,
     Revoke,
+    SeenUrl,
     Terms,
     TokenRecord,
     Usage,
@@ -285,6 +287,9 @@ async def test_charges_add_up_for_token_identity_and_account(fleet: Fleet) -> No
     assert await fleet.usage("account", AC2) == Usage()
     assert (await fleet.usage("identity", "stranger")).sent_bytes == 7
     assert await fleet.usage("token", "nobody.1") == Usage()
+    names = [("identity", "alice"), ("account", AC1), ("token", "nobody.1")]
+    assert await fleet.totals(names) == dict(zip(names, [both, both, Usage()], strict=True))
+    assert await fleet.totals([]) == {}
     assert await fleet.charge([]) == {}
 
 
@@ -315,7 +320,7 @@ async def test_live_allocations_are_those_of_the_reports(fleet: Fleet) -> None:
 
 
 def _is_written(fleet: Fleet) -> bool:
-    return not getattr(fleet, "_pending", ())
+    return not isinstance(fleet, RedisFleet) or not fleet._records._pending
 
 
 AMOUNTS = st.integers(0, 2**40)
@@ -366,6 +371,19 @@ async def test_reports_are_one_for_each_node(fleet: Fleet) -> None:
         ("b", 0),
     ]
     assert newest in await fleet.reports()
+
+
+async def test_health_is_one_report_for_each_observer(fleet: Fleet) -> None:
+    assert await fleet.health() == ()
+    up = SeenUrl(node="a", url="turn:a:3478?transport=udp", works=True, verdict="up")
+    down = SeenUrl(node="a", url=up.url, works=False, verdict="down", reason="timeout")
+    await fleet.report_health(HealthReport(observer="one", urls=(down,)))
+    await fleet.report_health(HealthReport(observer="one", urls=(up,)))
+    await fleet.report_health(HealthReport(observer="two", urls=(down,)))
+    assert {one.observer: one.urls for one in await fleet.health()} == {
+        "one": (up,),
+        "two": (down,),
+    }
 
 
 async def test_draining_is_remembered_and_ordered_to_that_node_alone(fleet: Fleet) -> None:
@@ -590,8 +608,8 @@ async def test_a_master_that_dies_under_sentinel(own_redis: RedisServer) -> None
 async def test_tokens_that_redis_never_got_are_counted(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("turn_broker.fleet.redis.MAX_PENDING", 3)
-    monkeypatch.setattr("turn_broker.fleet.redis.FLUSH_S", 0.05)
+    monkeypatch.setattr("turn_broker.fleet.redis_records.MAX_PENDING", 3)
+    monkeypatch.setattr("turn_broker.fleet.redis_records.FLUSH_S", 0.05)
     own_redis.kill()
     async with fleet_at(own_redis.url) as fleet:
         for number in range(5):

@@ -341,7 +341,7 @@ test("a lost connection to the server leaves the call and its connection alone",
   ada.socket.drop(1006);
   mock.timers.tick(500);
   await settle();
-  FakeSocket.last.resumed({ room: { room: "garden", epoch: 1, revision: 1, peers: [{ peer: "bob", identity: "bob", polite: false }] }, calls: [{ call: call.id }] });
+  FakeSocket.last.resumed({ rooms: [{ room: "garden", epoch: 1, revision: 1, peers: [{ peer: "bob", identity: "bob", polite: false }] }], calls: [{ call: call.id }] });
   assert.deepEqual([call.state, call.connection === connection, connection.closed], ["active", true, false]);
   assert.equal(connection.rtc.restarts, 0);
 });
@@ -355,7 +355,7 @@ test("a path that is lost with the connection is restored as soon as the session
   rtc.become("disconnected");
   mock.timers.tick(500);
   await settle();
-  FakeSocket.last.resumed({ room: { room: "garden", epoch: 1, revision: 1, peers: [{ peer: "bob", identity: "bob", polite: false }] }, calls: [{ call: call.id }] });
+  FakeSocket.last.resumed({ rooms: [{ room: "garden", epoch: 1, revision: 1, peers: [{ peer: "bob", identity: "bob", polite: false }] }], calls: [{ call: call.id }] });
   mock.timers.tick(0);
   await settle();
   assert.equal(rtc.restarts, 1);
@@ -368,7 +368,7 @@ test("a call that ended unheard while the connection was lost ends here, too", a
   ada.socket.drop(1006);
   mock.timers.tick(500);
   await settle();
-  FakeSocket.last.resumed({ room: { room: "garden", epoch: 1, revision: 1, peers: [{ peer: "bob", identity: "bob", polite: false }] } });
+  FakeSocket.last.resumed({ rooms: [{ room: "garden", epoch: 1, revision: 1, peers: [{ peer: "bob", identity: "bob", polite: false }] }] });
   assert.equal(call.state, "connecting");
   mock.timers.tick(5_000);
   assert.equal(call.endReason, "unreachable");

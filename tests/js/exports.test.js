@@ -5,7 +5,10 @@ import { test } from "node:test";
 import * as parley from "../../signal_server/browser/js/parley.js";
 
 const folder = new URL("../../signal_server/browser/", import.meta.url);
-const read = (name) => readFileSync(new URL(name, folder), "utf8");
+const probes = new URL("../../probes/browser/", import.meta.url);
+const read = (name, root = folder) => readFileSync(new URL(name, root), "utf8");
+/** Pages, each with the root that it lies in. */
+const PAGES = /** @type {const} */ ([["index", folder], ["demo", folder], ["diagnostics", probes]]);
 
 /** A module of js/ and all that it imports. */
 function library(name, found = new Set()) {
@@ -35,15 +38,13 @@ test("the library needs no DOM", () => {
 });
 
 test("pages have no inline script or style, and every element that a script looks for", () => {
-  for (const [page, ...scripts] of [
-    ["index", "index"],
-    ["demo", "demo", "demo-panel", "demo-people", "demo-stage"],
-    ["diagnostics", "diagnostics"],
-  ]) {
-    const html = read(`${page}.html`);
+  for (const [page, root] of PAGES) {
+    const html = read(`${page}.html`, root);
     assert.doesNotMatch(html, /<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:|https?:/i, page);
+    const scripts = readdirSync(new URL("js/", root)).filter((name) => new RegExp(`^${page}(-\\w+)?\\.js$`).test(name));
+    assert.ok(scripts.length, page);
     for (const script of scripts) {
-      for (const [, id] of read(`js/${script}.js`).matchAll(/byId\("([\w-]+)"\)/g)) {
+      for (const [, id] of read(`js/${script}`, root).matchAll(/byId\("([\w-]+)"\)/g)) {
         assert.ok(html.includes(`id="${id}"`), `${page}.html has no #${id}`);
       }
     }
@@ -52,7 +53,7 @@ test("pages have no inline script or style, and every element that a script look
 
 test("every icon that is used exists", () => {
   const icons = new Set([...read("img/icons.svg").matchAll(/<symbol id="([\w-]+)"/g)].map(([, id]) => id));
-  for (const page of ["index", "demo", "diagnostics"]) {
-    for (const [, id] of read(`${page}.html`).matchAll(/icons\.svg#([\w-]+)/g)) assert.ok(icons.has(id), id);
+  for (const [page, root] of PAGES) {
+    for (const [, id] of read(`${page}.html`, root).matchAll(/icons\.svg#([\w-]+)/g)) assert.ok(icons.has(id), id);
   }
 });

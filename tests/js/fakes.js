@@ -53,7 +53,7 @@ export class FakeSocket {
     this.say({
       type: "resumed", session, peer: "me", identity: "ada", node: "n", region: "local",
       resume: { secret: "y", window_s: 60 }, from_seq: last_seq + 1, replayed: 0,
-      ping_interval_s: 10, limits: {}, calls: [], ...fields,
+      ping_interval_s: 10, limits: {}, rooms: [], calls: [], ...fields,
     });
   }
 

@@ -46,9 +46,9 @@ class FakeServer {
     const answer = {
       type: resume ? "resumed" : "welcome", session: "s1", peer: "me", identity: "ada", node: "n", region: "local",
       resume: { secret: `h${++this.secrets}`, window_s: 60 }, ping_interval_s: 10, limits: {},
-      ...(resume && { from_seq: resume.last_seq + 1, replayed: 0, calls: [] }), ...fields,
+      ...(resume && { from_seq: resume.last_seq + 1, replayed: 0, rooms: [], calls: [] }), ...fields,
     };
-    hello.answer(201, { messages: [answer] });
+    hello.answer(201, { ...answer, results: [] });
     await settled();
     return hello;
   }

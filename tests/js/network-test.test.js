@@ -64,6 +64,9 @@ function scene({ world = {}, fail = {}, session = {}, link = {}, options = {}, s
       this.added.push(track.kind);
       return { getParameters: () => ({}), setParameters: async () => {} };
     }
+    getSenders() {
+      return this.added.map((kind) => ({ track: { kind, getSettings: () => ({ width: 1280, height: 720 }) } }));
+    }
     getTransceivers() {
       return [{ currentDirection: world.answersNothing ? "sendonly" : "sendrecv" }];
     }
@@ -84,7 +87,7 @@ function scene({ world = {}, fail = {}, session = {}, link = {}, options = {}, s
         counters[`out-${kind}`] = { type: "outbound-rtp", kind, bytesSent: bytes, packetsSent: packets, ...(kind === "video" ? { qualityLimitationReason: "none" } : {}) };
         counters[`remote-${kind}`] = { type: "remote-inbound-rtp", kind, packetsLost: Math.round(packets * stream.lossThere) };
       }
-      return counters;
+      return world.told?.(counters) ?? counters;
     }
   }
   const deployment = fakeDeployment({ fail, session: { regions: [REGION], ...session } });
@@ -229,6 +232,7 @@ for (const [what, wrong, failed] of [
 
 for (const [what, prepare, name, reason] of [
   ["no devices", (devices) => (devices.kinds = ["audiooutput"]), "FAILED_TO_OBTAIN_MEDIA_DEVICES", "no_microphone"],
+  ["a page that is not secure", (devices) => (devices.enumerateDevices = undefined), "FAILED_TO_OBTAIN_MEDIA_DEVICES", "unsupported"],
   ["devices that cannot be listed", (devices) => (devices.kinds = null), "FAILED_TO_OBTAIN_MEDIA_DEVICES", ""],
   ["a refusal", (devices) => (devices.refuses = "NotAllowedError"), "PERMISSION_DENIED_ERROR", "permission_denied"],
   ["a device in use", (devices) => (devices.refuses = "NotReadableError"), "FAILED_TO_CREATE_LOCAL_PUBLISHER", "device_in_use"],
@@ -275,7 +279,11 @@ test("connectivity: the server goes away while publishing", async () => {
   assert.deepEqual(results.failedTests.map(({ error }) => [error.name, error.reason]), [[ErrorNames.PUBLISH_TO_SESSION_NETWORK_ERROR, "server_gone"]]);
 });
 
-for (const callback of ["callback", 5, () => {}, (_one, _two) => {}]) {
+test("quality: anything false is no update callback, as in the original", async () => {
+  assert.ok(await fast(() => scene().network.testQuality(false)));
+});
+
+for (const callback of ["callback", 5, {}, () => {}, (_one, _two) => {}]) {
   test(`quality: ${callback} is no update callback`, () => {
     const { network } = scene();
     assert.throws(() => network.testQuality(callback), { name: ErrorNames.INVALID_ON_UPDATE_CALLBACK });
@@ -340,6 +348,34 @@ test("quality: bad sound is tried again without the picture", async () => {
   isReleased(made);
 });
 
+/** What Firefox and Safari leave out, one by one and together. */
+const LITTLE = [
+  ["candidate pairs", ({ type }) => type === "candidate-pair"],
+  ["the other end's reports", ({ type }) => type === "remote-inbound-rtp"],
+  ["what was sent", ({ type }) => type === "outbound-rtp"],
+];
+for (const [what, isUntold] of [...LITTLE, ["any of that", (entry) => LITTLE.some(([, is]) => is(entry))]]) {
+  test(`quality: a browser that does not tell ${what}`, async () => {
+    const without = (figures) => Object.fromEntries(Object.entries(figures).filter(([, entry]) => !isUntold(entry)));
+    const made = scene({ world: { told: without } });
+    const updates = [];
+    const { audio, video } = await fast(() => made.network.testQuality((update) => updates.push(update)));
+    assert.deepEqual([audio.supported, audio.packetLossRatio, video.recommendedResolution], [true, 0, "1280x720"]);
+    assert.ok([audio.mos, video.mos, audio.bitrate, video.frameRate].every(Number.isFinite));
+    assert.ok(updates.every(({ roundTripTime, availableOutgoingBitrate }) => roundTripTime !== undefined && availableOutgoingBitrate !== undefined));
+    isReleased(made);
+  });
+}
+
+test("quality: a browser that does not tell the size of the picture, nor names its states", async () => {
+  const told = (figures) => Object.fromEntries(Object.entries(figures).map(([id, { frameWidth, frameHeight, qualityLimitationReason, framesReceived, ...rest }]) =>
+    [id, framesReceived === undefined ? rest : { ...rest, framesDecoded: framesReceived }]));
+  const [usual, terse] = [scene(), scene({ world: { told, hasNoConnectionState: true } })];
+  const [one, other] = [await fast(() => usual.network.testQuality()), await fast(() => terse.network.testQuality())];
+  assert.deepEqual([other.video.rating, other.video.qualityLimitationReason], [one.video.rating, null]);
+  assert.ok(Math.abs(other.video.mos - one.video.mos) < 0.1 && other.video.frameRate > 25);
+});
+
 test("quality: sound that stays bad is not supported", async () => {
   const { audio, checks } = await fast(() => scene({ link: { loss: 0.4 } }).network.testQuality());
   assert.deepEqual([audio.supported, audio.reason], [false, "Bandwidth too low."]);
@@ -356,7 +392,7 @@ for (const [what, options, kinds, reason] of [
     made.devices.kinds = kinds;
     const updates = [];
     const { audio, video, checks } = await fast(() => made.network.testQuality((update) => updates.push(update)));
-    assert.deepEqual(video, { supported: false, reason });
+    assert.deepEqual(video, { supported: false, reason, mos: 1 });
     assert.ok(audio.supported && updates.length <= 10);
     assert.equal(checks[1].state, "skipped");
     assert.equal(updates[0].phase, "audio-only");

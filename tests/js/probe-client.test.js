@@ -49,7 +49,8 @@ test("packets there and back pass, and everything is closed", async () => {
   // The listener for the echo stays with the end that is closed.
   assert.ok(Rtc.all.every(({ listeners }) => listeners <= 1));
   assert.equal(Rtc.all[0].configuration.iceTransportPolicy, "relay");
-  assert.equal(deployment.asked("GET /v1/probes/ping"), 0);
+  assert.equal(deployment.asked("GET /v1/probes/ping"), 1);
+  assert.deepEqual(result.checks, result.transports);
 });
 
 for (const [name, world, expected] of [
@@ -97,6 +98,16 @@ test("a session is used again, but not after its credential was refused", async 
   assert.equal(deployment.asked("POST /v1/probes/sessions"), 2);
 });
 
+test("a session is not used again after the computer slept, though its steady clock stood still", async () => {
+  const { client, deployment } = clientIn({});
+  await fast(() => client.testNetworkConnectivity());
+  const began = Date.now();
+  const wall = mock.method(Date, "now", () => began + 270_000);
+  await fast(() => client.testNetworkConnectivity());
+  wall.mock.restore();
+  assert.equal(deployment.asked("POST /v1/probes/sessions"), 2);
+});
+
 for (const [status, reason] of [["down", "unreachable"], [429, "rate_limited"], [500, "http_status"]]) {
   test(`no session: ${reason}`, async () => {
     const { result, Rtc } = await network({ fail: { "POST /v1/probes/sessions": status } });
@@ -105,6 +116,26 @@ for (const [status, reason] of [["down", "unreachable"], [429, "rate_limited"], 
     assert.equal(Rtc.all.length, 0);
   });
 }
+
+test("a relay that outlives its server carries packets, and the verdict says what is wrong", async () => {
+  const fail = { "GET /v1/probes/ping": "down" };
+  const { client, result, udp } = await network({ fail });
+  assert.deepEqual([result.result, result.reason, udp.state, result.verdict.state], ["passed", "server_gone", "passed", "failed"]);
+  assert.match(result.verdict.text, /stopped answering/);
+  assert.deepEqual(result.checks.at(-1), { name: "api", state: "failed", reason: "server_gone", target: "parley.test:80" });
+  assert.deepEqual(probes.verdictOf(result.checks), result.verdict);
+  fail["POST /v1/probes/sessions"] = "down";
+  const again = await fast(() => client.testNetworkConnectivity());
+  assert.deepEqual([again.result, again.reason, again.checks.length], ["failed", "unreachable", 1]);
+});
+
+test("a refused credential is told at once, though gathering never ends", async () => {
+  const url = "turn:relay.example:3478?transport=udp";
+  const refused = await network({ candidates: 0, codes: [401], url, isEndless: true });
+  assert.deepEqual([refused.result.reason, refused.result.durationMs < 500], ["credential_rejected", true]);
+  const partly = await network({ candidates: 0, codes: [701], url, isEndless: true });
+  assert.deepEqual([partly.result.reason, partly.result.durationMs >= 5000], ["unreachable", true]);
+});
 
 test("a relay that is silent together with its server is gone", async () => {
   const { result } = await network({ drop: (number) => number > 10, fail: { "GET /v1/probes/ping": "down" } });
@@ -203,6 +234,37 @@ for (const [name, flow, expected] of [
   }
 }
 
+const LITTLE = [
+  ["candidate pairs", ({ type }) => type === "candidate-pair" || type === "transport"],
+  ["the other end's reports", ({ type }) => type === "remote-inbound-rtp"],
+];
+for (const [what, isUntold] of [...LITTLE, ["either", (entry) => LITTLE.some(([, is]) => is(entry))]]) {
+  for (const method of ["testPeerToPeerCallQuality", "testCallQuality"]) {
+    test(`${method} in a browser that does not tell ${what}`, async () => {
+      const all = flowing({});
+      const stats = (pc) => Object.fromEntries(Object.entries(all(pc)).filter(([, entry]) => !isUntold(entry)));
+      const { client, Rtc } = clientIn({ stats });
+      const asked = [];
+      const onProgress = () => asked.push(client.getNetworkStats());
+      const result = await fast(() => client[method]({ videoTrack: new FakeTrack(), duration: 3, onProgress }));
+      assert.deepEqual([result.result, result.reason, Rtc.open], ["good", "", 0]);
+      assert.ok(Object.values(result.data).every((value) => value === null || Number.isFinite(value)));
+      assert.ok(["good", "unknown"].includes((await asked.at(-1)).networkState));
+    });
+  }
+}
+
+for (const [what, entries, expected] of [
+  ["nothing of what was sent", { P: { type: "candidate-pair", nominated: true, state: "succeeded", currentRoundTripTime: 0.05 } }, ["good", ""]],
+  ["nothing", {}, ["failed", "unsupported"]],
+]) {
+  test(`testCallQuality: a browser that tells ${what} does not look silent`, async () => {
+    const { client } = clientIn({ stats: () => entries });
+    const { result, reason, secondsElapsed } = await fast(() => client.testCallQuality({ videoTrack: new FakeTrack(), duration: 6 }));
+    assert.deepEqual([result, reason, secondsElapsed], [...expected, 6]);
+  });
+}
+
 test("a connection that falls silent ends the test", async () => {
   const { result } = await quality({ until: 2 }, { duration: 20 });
   assert.deepEqual([result.result, result.reason, result.errorMsg], ["failed", "relay_silent", "The relay carries nothing."]);
@@ -292,6 +354,20 @@ test("some regions are a warning, none is a failure", async () => {
   const down = fakeDeployment({ fail: { "GET /v1/probes/regions": "down" } });
   const none = await sockets(behave, { deployment: down });
   assert.deepEqual([none.result, none.reason, none.regions], ["failed", "unreachable", []]);
+  assert.deepEqual(none.checks, [{ name: "api", state: "failed", reason: "unreachable", target: "parley.test:80" }]);
+});
+
+test("when the list cannot be had, the regions of the last one are tested", async () => {
+  const fail = {};
+  const deployment = fakeDeployment({ fail });
+  const far = [{ id: "us", ws_url: "ws://us/ws", http_url: "http://us" }, { id: "eu", ws_url: "ws://eu/ws", http_url: "http://parley.test" }];
+  const fetched = async (url, request) => (url.endsWith("/v1/probes/regions") && !fail.down ? new Response(JSON.stringify({ regions: far })) : deployment.fetch(url, request));
+  const Socket = fakeSocket((socket, frame) => (socket.url.includes("eu") && fail.down ? socket.close() : answering({ region: socket.url.slice(5, 7) })(socket, frame)));
+  const client = new ProbeClient({ baseUrl: "http://parley.test", fetch: fetched, WebSocket: Socket });
+  assert.equal((await fast(() => client.testWebsocketConnectivity())).result, "passed");
+  Object.assign(fail, { down: true, "GET /v1/probes/regions": "down", "GET /v1/probes/ping": "down" });
+  const { result, passedRegions, failedRegions, checks, regions } = await fast(() => client.testWebsocketConnectivity());
+  assert.deepEqual([result, passedRegions, failedRegions, checks], ["warning", ["us"], ["eu"], regions]);
 });
 
 test("aborted, what is done is kept", async () => {

@@ -79,8 +79,8 @@ export function fakeRtc(world = {}) {
     }
 
     #gather() {
-      const { codes = [], candidates = 1, isEndless = false } = world;
-      for (const errorCode of codes) this.#tell("icecandidateerror", { errorCode });
+      const { codes = [], candidates = 1, isEndless = false, url } = world;
+      for (const errorCode of codes) this.#tell("icecandidateerror", { errorCode, url });
       for (let number = 0; number < candidates; number++) this.#tell("icecandidate", { candidate: { candidate: `candidate:${number}` } });
       if (isEndless) return;
       this.iceGatheringState = "complete";

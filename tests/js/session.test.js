@@ -57,7 +57,7 @@ test("a lost connection is resumed: same peer, same room, no second join", async
   const states = [];
   client.on("state", ({ state }) => states.push(state));
   const socket = await broken();
-  socket.resumed({ room: roomOf(5, "bob") });
+  socket.resumed({ rooms: [roomOf(5, "bob")] });
   assert.deepEqual(socket.lastSent("hello").resume, { session: "s1", secret: "x", last_seq: 1 });
   assert.deepEqual(states, ["reconnecting", "open"]);
   assert.equal(socket.lastSent("join"), undefined);
@@ -68,10 +68,10 @@ test("every resume uses the latest secret and number", async () => {
   const client = await inRoom("bob");
   const heard = [];
   client.on("message", ({ data }) => heard.push(data));
-  (await broken()).resumed({ room: roomOf(5, "bob") });
+  (await broken()).resumed({ rooms: [roomOf(5, "bob")] });
   FakeSocket.last.say(note(2, "missed"));
   const socket = await broken();
-  socket.resumed({ room: roomOf(5, "bob") });
+  socket.resumed({ rooms: [roomOf(5, "bob")] });
   assert.deepEqual(socket.lastSent("hello").resume, { session: "s1", secret: "y", last_seq: 2 });
   socket.say(note(2, "missed"));
   socket.say(note(3, "new"));
@@ -87,7 +87,7 @@ test("a hole in the numbers is not passed over: the client resumes from before i
   assert.equal(first.closedWith, 4003);
   mock.timers.tick(250);
   await settle();
-  FakeSocket.last.resumed({ room: roomOf(5, "bob") });
+  FakeSocket.last.resumed({ rooms: [roomOf(5, "bob")] });
   assert.equal(FakeSocket.last.lastSent("hello").resume.last_seq, 1);
   assert.deepEqual(heard, []);
 });
@@ -125,7 +125,7 @@ test("unanswered requests are sent again with their ids, in their order", async 
   const ids = before.sent.slice(-2).map(({ id }) => id);
   const socket = await broken();
   const third = client.request("message", { data: 3 });
-  socket.resumed({ room: roomOf(5, "bob") });
+  socket.resumed({ rooms: [roomOf(5, "bob")] });
   const again = socket.sent.slice(1);
   assert.deepEqual(again.map(({ type }) => type), ["message", "candidate", "message"]);
   assert.deepEqual(again.slice(0, 2).map(({ id }) => id), ids);
@@ -140,7 +140,7 @@ test("a request's time runs only on a connection", async () => {
   FakeSocket.last.drop(1006);
   mock.timers.tick(8_000);
   await settle();
-  FakeSocket.last.resumed({ room: roomOf(5, "bob") });
+  FakeSocket.last.resumed({ rooms: [roomOf(5, "bob")] });
   mock.timers.tick(9_999);
   FakeSocket.last.ok("message");
   await request;
@@ -176,7 +176,7 @@ test("the snapshot of a resume leaves no ghost, and what it contains is not told
   client.on("peer_left", ({ peer }) => left.push(peer));
   const links = ["bob", "carol"].map((peer) => client.peerConnection(peer));
   const socket = await broken();
-  socket.resumed({ room: roomOf(7, "carol", "dora") });
+  socket.resumed({ rooms: [roomOf(7, "carol", "dora")] });
   socket.say({ type: "peer_left", seq: 2, revision: 6, peer: "bob", identity: "bob", reason: "left" });
   socket.say({ type: "peer_joined", seq: 3, revision: 7, ...entry("dora") });
   assert.deepEqual([left, [...client.peers.keys()]], [["bob"], ["carol", "dora"]]);

@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -33,9 +33,10 @@ WILD = "wild"
 WILD_STRANDS = 16
 """Its open generations: nothing tells which one is in use."""
 
+IS_LONG = os.environ.get("PARLEY_LONG") == "1"
 settings.register_profile("relay", max_examples=100, stateful_step_count=40)
-settings.register_profile("relay-long", max_examples=2500, stateful_step_count=60)
-PROFILE = settings.get_profile("relay-long" if os.environ.get("PARLEY_LONG") else "relay")
+settings.register_profile("relay-long", max_examples=4000, stateful_step_count=60)
+PROFILE = settings.get_profile("relay-long" if IS_LONG else "relay")
 
 DESCRIPTIONS = ("offer", "answer", "pranswer")
 STAGES = ["relayed", "received", "applied", "expired", "dropped"]
@@ -120,8 +121,6 @@ class Link:
     pending: list[Item] = field(default_factory=list)
     out: list[Item] = field(default_factory=list)
     retired: set[str] = field(default_factory=set)
-    unclaimed: list[Item] = field(default_factory=list)
-    """Without ufrag, and never described while alive: may arrive, need not."""
 
     def name(self, generation: int) -> str:
         return f"{self.sender}{self.pc}g{max(0, generation)}"
@@ -170,7 +169,6 @@ class Link:
         """What counted for a generation that is history goes with it."""
         self.retired |= ufrags
         gone = [item for item in self.pending if owners[item.order] in ufrags]
-        self.unclaimed += [item for item in gone if item.ufrag is None and item.bound is None]
         self.pending = [item for item in self.pending if item not in gone]
 
     def owner(self, item: Item) -> str | None:
@@ -181,10 +179,11 @@ class Link:
 
     def newest_owner(self, mid: str | None) -> str | None:
         """The ufrag that something said without one belongs to now."""
-        latest = self.latest()
-        if latest is None or not latest.sections:
-            return None
-        return dict(latest.sections).get(mid or "", latest.sections[0][1])
+        for description in reversed(self.alive.values()):
+            for section, ufrag in description.sections:
+                if mid in (None, section):
+                    return ufrag
+        return None
 
     def bind(self, items: list[Item]) -> None:
         """One without ufrag belongs for good to the first description of its section."""
@@ -226,9 +225,18 @@ class Link:
             if not numbers:
                 return None
             numbers += [self.since(s) or 0 for s in self.sections() if item.ufrag is None]
-        if not item.line and any(w is not item and w.order < item.order for w in self.pending):
+        if not item.line and any(self.is_behind(item, waiting) for waiting in self.pending):
             return False
         return max(numbers) <= gate
+
+    def is_behind(self, end: Item, waiting: Item) -> bool:
+        """An end must not overtake what it covers, or what may turn out to be covered."""
+        owner = self.owner(waiting)
+        return (
+            waiting.order < end.order
+            and (owner is None or owner in end.ufrags or self.pc == WILD)
+            and end.mid in (None, waiting.mid)
+        )
 
     def was_ended(self, item: Item) -> bool:
         """It was sent after an end-of-candidates for it, which may be known only now."""
@@ -257,6 +265,8 @@ PAIRS: dict[str, Any] = {
 
 class Relay(RuleBasedStateMachine):
     """Rules do something at random and tell the record; the invariants compare."""
+
+    steps: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -376,11 +386,11 @@ class Relay(RuleBasedStateMachine):
     def origin(self, link: Link, init: dict[str, Any]) -> Item:
         """What was sent of this; it may arrive once only."""
         line, mid, named = init["candidate"], init["sdpMid"], init["usernameFragment"]
-        for item in link.pending + link.unclaimed:
+        for item in link.pending:
             own = item.ufrag
             matches = own == named or (not line and own is None and named == link.owner(item))
             if (item.line, item.mid) == (line, mid) and (matches or link.pc == WILD):
-                (link.pending if item in link.pending else link.unclaimed).remove(item)
+                link.pending.remove(item)
                 return item
         raise AssertionError(f"invented or repeated: {init}")
 
@@ -781,17 +791,10 @@ class Relay(RuleBasedStateMachine):
         if item.ufrag is not None and item.ufrag in link.retired:
             may.add("stale_generation")
         same = [sent for sent in link.sent if link.owner(sent) == owner]
-        ends = [sent for sent in link.sent if not sent.line]
-        if not item.line and ends:
-            may.add("duplicate")
-        if item.line and any(
-            end.ufrag == item.ufrag
-            or end.ufrag is None
-            or owner in end.ufrags
-            or item.ufrag is None
-            for end in ends
-        ):
-            may.add("candidate_after_end")
+        nameless = [end for end in link.sent if not end.line and link.owner(end) is None]
+        unclear = owner is None and any(end.mid in (None, item.mid) for end in nameless)
+        if link.was_ended(item) or unclear:
+            may.add("candidate_after_end" if item.line else "duplicate")
         # A message may hold three, and the early without ufrag count for every generation.
         unnamed = [sent for sent in link.sent if sent.ufrag is None]
         if self.too_many_generations(link, item) or len(same) + len(unnamed) + 3 > PER_GENERATION:
@@ -854,6 +857,10 @@ class Relay(RuleBasedStateMachine):
             assert answer.get("code") in ("not_found", "bad_request", "wrong_state"), answer
 
     # Invariants -----------------------------------------------------------------------------
+
+    @invariant()
+    def one_step_more(self) -> None:
+        Relay.steps += 1
 
     @invariant()
     def the_record_agrees(self) -> None:
@@ -985,13 +992,17 @@ def _init_key(item: Item) -> tuple[str, str | None]:
     return item.line, item.mid
 
 
-TestRelay = Relay.TestCase
-TestRelay.settings = settings(
-    PROFILE,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-    print_blob=True,
-)
+class TestRelay(Relay.TestCase):  # type: ignore[misc, valid-type]
+    settings = settings(
+        PROFILE,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+        print_blob=True,
+    )
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        assert Relay.steps >= (100_000 if IS_LONG else 100)
 
 
 def test_the_record_is_json() -> None:

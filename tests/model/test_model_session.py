@@ -232,8 +232,8 @@ class Oracle:
         session.good_secrets = [secret, new]
         session.acknowledge(last_seq)
         resumed = {"from_seq": last_seq + 1, "replayed": len(missing), "secret": new}
-        room = self.state(session) if session.room is not None else None
-        self.say(session, {"type": "resumed", **resumed, "room": room})
+        rooms = [self.state(session)] if session.room is not None else []
+        self.say(session, {"type": "resumed", **resumed, "rooms": rooms})
         for message in missing:
             self.say(session, message)
         if former is None:
@@ -338,7 +338,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.pass_time(TICK_S)
 
     def admission(self, identity: str, secret: str, life_s: float) -> inputs.Admission:
-        permit = inputs.Permit(account="a", identity=identity, may_join=lambda _: True)
+        permit = inputs.Permit(account="a", identity=identity)
         return inputs.Admission(permit=permit, token_life_s=life_s, resume_secret=secret)
 
     def client(self, pick: int) -> Client:
@@ -598,6 +598,8 @@ class SessionMachine(RuleBasedStateMachine):
         session = self.oracle.on(connection)
         if session is None:
             self.met["talk on a former connection"] += 1
+            refusal: Json = {"type": "error", "code": "unauthenticated"}
+            self.oracle.sent[connection].append(refusal | ({"id": number} if number else {}))
             return
         session.good_secrets = session.good_secrets[-1:]
         if ack is not None:
@@ -738,9 +740,9 @@ def _plain(message: Json) -> Json:
         case "welcome":
             return {name: message[name] for name in ("type", "session", "peer")}
         case "resumed":
-            assert "calls" not in message
-            gist = {name: message[name] for name in ("type", "from_seq", "replayed")}
-            return {**gist, "secret": message["resume"]["secret"], "room": message.get("room")}
+            assert message["calls"] == []
+            gist = {name: message[name] for name in ("type", "from_seq", "replayed", "rooms")}
+            return {**gist, "secret": message["resume"]["secret"]}
         case "error":
             return {name: message[name] for name in ("type", "code", "id") if name in message}
         case _:

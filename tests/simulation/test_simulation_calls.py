@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from history import Item
-from simulated import SimClient, World
+from simulated import SimClient, World, assert_goes_on_elsewhere
 from switchboard_driver import sdp
 
 from signal_server.wire import call_messages as c
@@ -262,3 +262,7 @@ def test_simulation_calls_meet_what_they_are_there_for() -> None:
     told = [stages for world in worlds for each in world.clients for stages in each.told.values()]
     assert {stages[-1] for stages in told} == set(Stage)
     assert sum(device.resumes for world in worlds for device in world.clients) > 100
+
+
+def test_simulation_of_calls_goes_on_in_another_process() -> None:
+    assert_goes_on_elsewhere(play(1))

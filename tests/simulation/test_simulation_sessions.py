@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import Raw
-from simulated import SimClient, World
+from simulated import SimClient, World, assert_goes_on_elsewhere, board_for, replay
 
 from signal_server.wire import messages as wire
 from signal_server.wire.receipts import Stage
@@ -104,5 +104,7 @@ def test_simulation_meets_what_it_is_there_for() -> None:
 
 def test_simulation_is_its_seed() -> None:
     one, other = play(1), play(1)
-    assert [client.ok for client in one.clients] == [client.ok for client in other.clients]
+    assert replay(board_for(1), one.journal) == replay(board_for(1), other.journal)
     assert one.history.verdict().arrived == other.history.verdict().arrived
+    assert one.moves > 5
+    assert_goes_on_elsewhere(one)

@@ -155,9 +155,45 @@ def test_two_peers_see_and_hear_each_other_through_the_relay_only(deployment: De
     assert facts["candidate_types"] == ["relay"]
 
 
+def test_the_agent_has_the_relay_under_control(deployment: Deployment) -> None:
+    """It reports through Redis, and puts a new secret in force that the relay then verifies."""
+    command = ("parley", "turn", "rotate", "--timeout", "20")
+    said = deployment.compose("exec", "-T", "server", *command)
+    assert "ring * mints with a new secret" in said
+    ask = (
+        "import os, urllib.request as u; token = open('/run/secrets/admin_token').read(); "
+        "r = u.Request('http://127.0.0.1:8080/v1/turn-nodes', headers={'Authorization': "
+        "'Bearer ' + token}); print(u.urlopen(r).read().decode())"
+    )
+    answer = deployment.compose("exec", "-T", "server", "/opt/parley/bin/python3", "-c", ask)
+    (node,) = json.loads(answer)["nodes"]
+    assert node["id"] == "default"
+    assert node["agent"]["software"].startswith("coturn ")
+    assert node["agent"]["secrets_version"] >= 2
+    assert node["agent"]["sent_bytes"] > 1_000
+
+
+def test_redis_keeps_what_it_must_not_forget(deployment: Deployment) -> None:
+    deployment.compose("restart", "redis")
+    command = (
+        "REDISCLI_AUTH=$(sed -n 's/^requirepass //p' /run/secrets/redis_conf) redis-cli DBSIZE"
+    )
+    for _ in range(100):
+        said = deployment.engine.run(
+            *deployment.engine.compose,
+            *("-p", "parley", "-f", "docker-compose.yml"),
+            *("exec", "-T", "redis", "sh", "-c", command),
+            cwd=deployment.folder,
+            check=False,
+        )
+        if said.strip().isdecimal():
+            break
+    assert int(said) > 0
+
+
 def test_the_containers_are_confined(deployment: Deployment) -> None:
     host = "{{json .HostConfig}}"
-    for service in ("server", "redis", "coturn", "proxy"):
+    for service in ("server", "redis", "turn", "proxy"):
         settings = json.loads(deployment.inspect(service, host))
         assert settings["ReadonlyRootfs"], service
         assert not settings["Privileged"], service

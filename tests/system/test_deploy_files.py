@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import shutil
 import socket
 import stat
@@ -12,29 +14,34 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import yaml  # type: ignore[import-untyped]
 from coturn import free_port
 from docker_engine import compose_command
 from servers import start_parley
-from turn_client import RawClient, raw_client
-from turn_messages import Caller, code_of
 
 from signal_server import config
 from signal_server.client import SignalingClient
-from turn_broker.credentials import mint
+from turn_broker.coturn.agent_settings import load_agent
+from turn_broker.coturn.config_text import turnserver_conf
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-SECRET = "7d0c3b1f5a9e4e62b8d4f0a6c2e8137f"
-REALM = "parley.test"
-DENIED = (
-    *("0.0.0.0", "10.0.0.1", "100.64.0.1", "127.0.0.2", "169.254.169.254", "172.16.0.1"),
-    *("192.0.0.1", "192.168.1.1", "198.18.0.1", "203.0.113.1", "239.0.0.1", "255.255.255.255"),
-)
+SECRETS = {
+    f"PARLEY_TURN_{name}": f"{number}d0c3b1f5a9e4e62b8d4f0a6c2e8137f"
+    for number, name in enumerate(("SECRET", "IDENTITY_SECRET"))
+}
+OWN = {
+    f"PARLEY_{name}": f"{number}a0c3b1f5a9e4e62b8d4f0a6c2e8137f"
+    for number, name in enumerate(
+        ("SERVER_ADMIN_TOKEN", "ACCOUNTS_AUTH_TOKEN", "ACCOUNTS_KEY_SECRET")
+    )
+} | {"PARLEY_ACCOUNTS_SID": "AC" + "1a" * 16, "PARLEY_ACCOUNTS_KEY_SID": "SK" + "2b" * 16}
+BLACKBOX = {"probe_success"}
+"""Not of /metrics but of GET /probe."""
 
 
 def _run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -60,40 +67,10 @@ def checkout(tmp_path: Path) -> Path:
     return clone
 
 
-def _turnserver_conf(home: Path, port: int) -> str:
-    first = 30_000 + port % 1000 * 10
-    text = (DEPLOY / "coturn" / "turnserver.conf").read_text()
-    for name, value in {
-        "@REALM@": REALM,
-        "@SECRET@": SECRET,
-        "@PUBLIC_IP@": "127.0.0.1",
-        "@PRIVATE_IP@": "127.0.0.1",
-        "listening-port=3478": f"listening-port={port}",
-        "min-port=49160": f"min-port={first}",
-        "max-port=49259": f"max-port={first + 9}",
-        "/var/lib/coturn/turndb": f"{home}/turndb",
-        "/var/tmp/turnserver.pid": f"{home}/turnserver.pid",
-    }.items():
-        assert name in text, f"turnserver.conf has no {name}"
-        text = text.replace(name, value)
-    return text
-
-
-@pytest.fixture
-def reference_coturn(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """coturn with the shipped configuration, moved to free ports: its port and its log."""
-    port = free_port()
-    conf = tmp_path / "turnserver.conf"
-    conf.write_text(_turnserver_conf(tmp_path, port))
-    log = tmp_path / "log"
-    with log.open("wb") as output, _serving(["turnserver", "-c", str(conf)], port, output):
-        yield port, log
-
-
 @contextlib.contextmanager
-def _serving(command: list[str], port: int, output: IO[bytes] | None = None) -> Iterator[None]:
+def _serving(command: list[str], port: int) -> Iterator[None]:
     """The server as a foreground child, while it accepts connections on that port."""
-    with subprocess.Popen(command, stdout=output, stderr=output) as child:
+    with subprocess.Popen(command) as child:
         try:
             _await_port(port, child)
             yield
@@ -113,35 +90,35 @@ def _await_port(port: int, child: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
-async def _permit(client: RawClient, caller: Caller, peer: str) -> int:
-    return code_of(await client.exchange(caller.permit((peer, 9))))
+class TestPrometheus:
+    FOLDER = DEPLOY / "prometheus"
 
+    def test_rules_and_dashboard_name_metrics_that_exist(self) -> None:
+        with start_parley() as parley:
+            families = dict(
+                re.findall(r"^# TYPE (\S+) (\S+)$", parley.get("/metrics"), re.MULTILINE)
+            )
+        known = families.keys() | {f"{name}_bucket" for name in families} | BLACKBOX
+        rules = yaml.safe_load((self.FOLDER / "rules.yml").read_text())
+        dashboard = json.loads((self.FOLDER / "dashboard.json").read_text())
+        asked = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+        asked += [one["expr"] for panel in dashboard["panels"] for one in panel["targets"]]
+        for expression in asked:
+            names = re.findall(r"\b(?:turn_broker|signaling|probe)_[a-z_]+\b", expression)
+            assert names, expression
+            assert set(names) <= known, expression
 
-@pytest.mark.coturn
-@_needs("turnserver")
-class TestCoturn:
-    async def test_denied_peers_are_refused(self, reference_coturn: tuple[int, Path]) -> None:
-        port, log = reference_coturn
-        credential = mint(SECRET, "alice", int(time.time()) + 60)
-        async with raw_client(("127.0.0.1", port), transport="tcp") as client:
-            caller, _ = await client.allocate(credential, REALM)
-            assert await _permit(client, caller, "8.8.8.8") == 0, log.read_text()
-            for peer in DENIED:
-                assert await _permit(client, caller, peer) == 403, peer
-            # An IPv4 allocation has no IPv6 peers at all: the family does not match (RFC 8656).
-            for peer in ("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::1", "64:ff9b::a00:1"):
-                assert await _permit(client, caller, peer) in (403, 443), peer
+    @_needs("promtool")
+    def test_promtool_accepts_the_rules_and_sees_them_fire(self) -> None:
+        for verb, file in (("check", "rules.yml"), ("test", "rules_test.yml")):
+            done = _run("promtool", verb, "rules", self.FOLDER / file)
+            assert done.returncode == 0, done.stdout + done.stderr
 
-    async def test_every_line_is_understood(self, reference_coturn: tuple[int, Path]) -> None:
-        _, log = reference_coturn
-        assert "Bad configuration" not in log.read_text()
-
-    async def test_a_wrong_secret_is_refused(self, reference_coturn: tuple[int, Path]) -> None:
-        port, _ = reference_coturn
-        caller = Caller(mint(SECRET[::-1], "alice", int(time.time()) + 60), REALM)
-        async with raw_client(("127.0.0.1", port), transport="tcp") as client:
-            await client.challenge(caller)
-            assert code_of(await client.exchange(caller.allocate())) == 401
+    def test_the_runbook_knows_every_alert(self) -> None:
+        rules = yaml.safe_load((self.FOLDER / "rules.yml").read_text())
+        alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+        page = (ROOT / "docs" / "operations.md").read_text()
+        assert re.findall(r"^\| `([A-Z]\w+)` \|", page, re.MULTILINE) == alerts
 
 
 class TestSecrets:
@@ -152,13 +129,12 @@ class TestSecrets:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert stat.S_IMODE((checkout / ".env").stat().st_mode) == 0o600
         secrets = {path.name: path.read_text() for path in folder.iterdir()}
-        names = {"turn_secret", "admin_token", "auth_token", "key_secret"}
-        assert secrets.keys() == names | {"redis.conf", "turnserver.conf"}
+        names = {"turn_secret", "identity_secret", "admin_token", "auth_token", "key_secret"}
+        assert secrets.keys() == names | {"redis_url", "redis.conf", "turn.toml"}
         assert len({secrets[name] for name in names}) == len(names)
-        conf = secrets["turnserver.conf"]
-        assert "@" not in conf
-        assert f"static-auth-secret={secrets['turn_secret']}\n" in conf
-        assert "external-ip=198.51.100.7/192.168.213.2\n" in conf
+        password = re.search("^requirepass (.+)$", secrets["redis.conf"], re.MULTILINE)
+        assert password is not None
+        assert secrets["redis_url"] == f"redis://:{password[1]}@redis:6379"
 
         again = _run(script, "parley.test", "198.51.100.7")
         assert again.returncode == 2
@@ -182,11 +158,32 @@ class TestSecrets:
             "PARLEY_ACCOUNTS_SID": names["PARLEY_ACCOUNTS_SID"],
             "PARLEY_ACCOUNTS_KEY_SID": names["PARLEY_ACCOUNTS_KEY_SID"],
             "PARLEY_TURN_SECRET_FILE": f"{docker}/secrets/turn_secret",
+            "PARLEY_TURN_IDENTITY_SECRET_FILE": f"{docker}/secrets/identity_secret",
+            "PARLEY_BACKPLANE_URL_FILE": f"{docker}/secrets/redis_url",
             "PARLEY_SERVER_ADMIN_TOKEN_FILE": f"{docker}/secrets/admin_token",
             "PARLEY_ACCOUNTS_AUTH_TOKEN_FILE": f"{docker}/secrets/auth_token",
             "PARLEY_ACCOUNTS_KEY_SECRET_FILE": f"{docker}/secrets/key_secret",
         }
         config.check(config.load(docker / "parley.toml", variables))
+
+    def test_the_agent_writes_a_configuration_with_them(self, checkout: Path) -> None:
+        docker = checkout / "deploy" / "docker"
+        assert _run(docker / "make-secrets", "parley.test", "198.51.100.7").returncode == 0
+        variables = {
+            "PARLEY_TURN_REALM": "parley.test",
+            "PARLEY_TURN_SECRET_FILE": f"{docker}/secrets/turn_secret",
+            "PARLEY_TURN_IDENTITY_SECRET_FILE": f"{docker}/secrets/identity_secret",
+            "PARLEY_BACKPLANE_URL_FILE": f"{docker}/secrets/redis_url",
+        }
+        settings = load_agent(docker / "secrets" / "turn.toml", variables)
+        text = turnserver_conf(
+            settings.coturn, realm="parley.test", console_password="p", version=(4, 17, 1)
+        )
+        assert "external-ip=198.51.100.7/192.168.213.2\n" in text
+        compose = (ROOT / "docker-compose.yml").read_text()
+        ports = f"{settings.coturn.min_port}-{settings.coturn.max_port}"
+        assert f'"{ports}:{ports}/udp"' in compose
+        assert f"ipv4_address: {settings.coturn.listening_ips[0]}\n" in compose
 
 
 @dataclass(frozen=True)
@@ -252,10 +249,32 @@ class TestNginx:
                     assert (await http.get("/metrics")).status_code == 404
 
 
+def test_the_settings_in_the_readme(tmp_path: Path) -> None:
+    """Secrets come from elsewhere there, SIDs are shortened."""
+    secret = SECRETS | {"PARLEY_BACKPLANE_URL": "rediss://:p@redis.test:6380"}
+    blocks = re.findall(
+        r"^```toml\n(.*?)^```$", (DEPLOY / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(
+            block.replace('"AC..."', f'"AC{"1a" * 16}"').replace("SK...", "SK" + "2b" * 16)
+        )
+        if block.startswith("# /etc/parley/turn.toml"):
+            coturn = load_agent(path, secret).coturn
+            unit = (DEPLOY / "systemd" / "parley-turn.service").read_text()
+            for file in (coturn.database, coturn.log_file, coturn.pid_file):
+                assert file in unit
+        else:
+            config.check(config.load(path, secret | OWN))
+    assert len(blocks) == 3
+
+
 @_needs("systemd-analyze")
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    unit = tmp_path / "parley.service"
-    text = (DEPLOY / "systemd" / "parley.service").read_text()
+@pytest.mark.parametrize("name", ["parley.service", "parley-turn.service"])
+def test_systemd_accepts_the_unit(tmp_path: Path, name: str) -> None:
+    unit = tmp_path / name
+    text = (DEPLOY / "systemd" / name).read_text()
     # It verifies that the programs exist.
     unit.write_text(text.replace("/opt/parley/bin/parley ", f"{shutil.which('true')} "))
     verified = _run("systemd-analyze", "verify", unit)

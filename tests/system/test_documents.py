@@ -18,6 +18,7 @@ from signal_server.wire import messages as m
 SCHEMA = Path(__file__).parents[2] / "node_modules/@asyncapi/specs/schemas/3.0.0.json"
 UNDOCUMENTED = (
     *("/demo", "/diagnostics", "/js/", "/css/", "/img/", "/dev/", "/openapi", "/asyncapi"),
+    "/v{",
 )
 
 

@@ -157,7 +157,7 @@ async def test_the_conversation(url: str, way: str) -> None:
         await chat(bob, ann, range(20, 30))
         resumed = await ann.resume(way)
         assert (resumed["type"], resumed["replayed"]) == ("resumed", 10)
-        assert [entry["peer"] for entry in resumed["room"]["peers"]] == [bob.peer]
+        assert [entry["peer"] for entry in resumed["rooms"][0]["peers"]] == [bob.peer]
         await ann.sees("message", 30)
         assert data_of(ann) == list(range(30))
         assert (await bob.sees("peer_updated", 2))["connected"] is True

@@ -43,7 +43,7 @@ async def test_peer_session_resumes_and_sends_again() -> None:
             await server.socket.close(CloseCode.GO_AWAY)
             return
         hello = await server.resumed(
-            room={"room": "blue", "epoch": 1, "revision": 9, "peers": [entry("c")]}, replayed=1
+            rooms=[{"room": "blue", "epoch": 1, "revision": 9, "peers": [entry("c")]}], replayed=1
         )
         assert hello["resume"] == {"session": "s", "secret": "x", "last_seq": 2}
         server.seq = 1

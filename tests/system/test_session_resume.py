@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import pytest
 from history import History
@@ -76,7 +77,7 @@ async def test_session_resumes_with_what_it_missed(parley: Parley, room: str) ->
     assert greeting["type"] == "resumed"
     assert (greeting["session"], greeting["peer"]) == (other.greeting["session"], other.peer)
     assert (greeting["from_seq"], greeting["replayed"]) == (last + 1, 4)
-    assert [entry["peer"] for entry in greeting["room"]["peers"]] == [one.peer]
+    assert [entry["peer"] for entry in greeting["rooms"][0]["peers"]] == [one.peer]
     await again.until("message", data=5)
     assert other.data() + again.data() == list(range(6))
     shown = await one.until("peer_updated", peer=other.peer)
@@ -137,24 +138,43 @@ async def test_session_of_another_version_is_refused_for_good(parley: Parley) ->
         assert socket.close_code == 4506
 
 
-async def test_session_is_told_what_became_of_its_message(parley: Parley, room: str) -> None:
-    """Receipts, with the Python client at both ends."""
-    features = ("gated", "receipts")
+async def test_session_is_told_what_became_of_its_messages(parley: Parley, room: str) -> None:
+    """Every stage of a receipt, with the Python client at both ends."""
+    told: dict[str | int, list[Stage]] = {}
+
+    async def listen(client: SignalingClient) -> None:
+        async for event in client:
+            if isinstance(event, Receipt):
+                told.setdefault(event.ref, []).append(event.stage)
+
+    client = partial(SignalingClient, parley.ws_url, room=room)
     async with (
-        SignalingClient(parley.ws_url, parley.token("one"), room=room, features=features) as one,
-        SignalingClient(parley.ws_url, parley.token("other"), room=room) as other,
+        client(parley.token("one"), features=["receipts"]) as one,
+        client(parley.token("stays")) as stays,
     ):
-        await until(lambda: other.peer in one.roster.peers)
-        ref = await one.send(other.peer, "hi")
-        stages = []
-        async with asyncio.timeout(10):
-            async for event in one:
-                if isinstance(event, Receipt) and event.ref == ref:
-                    stages.append(event.stage)
-                    if event.stage is Stage.RECEIVED:
-                        break
-        assert stages[-1] is Stage.RECEIVED
-        assert set(stages) <= {Stage.RELAYED, Stage.RECEIVED}
+        listener = asyncio.create_task(listen(one))
+        leaves, vanishes = [
+            await RawSession.open(parley.ws_url, parley.token("raw"), room=room) for _ in range(2)
+        ]
+        await until(lambda: len(one.roster.peers) == 3)
+        offered = await one.request(wire.Offer(to=stays.peer, sdp="v=0"))
+        await stays.answer(one.peer, "v=0", negotiation=offered.negotiation or 0)
+        received, dropped, expired = [
+            await one.send(other.peer, "hi") for other in (stays, leaves, vanishes)
+        ]
+        for number in range(stays.settings.ack_after_messages):
+            await one.send(stays.peer, number)
+        await bye(leaves)
+        vanishes.kill()
+        ends = {
+            offered.id: [Stage.RELAYED, Stage.RECEIVED, Stage.APPLIED],
+            received: [Stage.RELAYED, Stage.RECEIVED],
+            dropped: [Stage.RELAYED, Stage.DROPPED],
+            expired: [Stage.RELAYED, Stage.EXPIRED],
+        }
+        await until(lambda: all(told[ref][-1] is end[-1] for ref, end in ends.items()))
+        assert {ref: told[ref] for ref in ends} == ends
+        listener.cancel()
 
 
 async def test_session_has_one_connection(parley: Parley, room: str) -> None:

@@ -15,6 +15,7 @@ import jwt
 import msgspec
 
 from turn_broker.accounts.table import Account, Accounts, Algorithm, ApiKey
+from turn_broker.globs import matches
 
 AUDIENCE = "parley"
 MAX_TOKEN_CHARS = 8192
@@ -284,26 +285,3 @@ def _flaw(payload: _Payload) -> str | None:
 
 def _refused(message: str) -> TokenRefusal:
     return TokenRefusal("unauthenticated", message)
-
-
-def matches(pattern: str, text: str) -> bool:
-    """Glob match with only `*` and `?`; brackets are plain characters, case counts.
-
-    Greedy with one point to return to: at most len(pattern) * len(text) steps for any pattern.
-    """
-    p = t = 0
-    star = -1
-    resume = 0
-    while t < len(text):
-        if p < len(pattern) and pattern[p] == "*":
-            star, resume = p, t
-            p += 1
-        elif p < len(pattern) and pattern[p] in ("?", text[t]):
-            p += 1
-            t += 1
-        elif star >= 0:
-            resume += 1
-            p, t = star + 1, resume
-        else:
-            return False
-    return not pattern[p:].strip("*")

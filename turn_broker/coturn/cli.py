@@ -31,6 +31,7 @@ from turn_broker.fleet.redis import RedisFleet
 from turn_broker.fleet.redis_url import connect
 from turn_broker.parts import ring_of
 from turn_broker.private_file import replace_private
+from turn_broker.shell import run
 
 
 @click.command("agent")
@@ -162,4 +163,4 @@ def _version(text: str | None, program: str) -> Version:
 
 
 if __name__ == "__main__":
-    agent(prog_name="python -m turn_broker.coturn.cli")
+    run(agent, "python -m turn_broker.coturn.cli")

@@ -24,7 +24,6 @@ from turn_broker.fleet.messages import (
     Order,
     RealmSecrets,
     Revoke,
-    Usage,
     UseSecrets,
 )
 from turn_broker.fleet.turn_control import ControlLost, SessionOpened, TurnControl
@@ -172,10 +171,9 @@ class NodeAgent:
             totals = await self._fleet.charge(charges, self._batch)
             self._batch = ""
             await self._cut(self.guard.charged(totals, self._clock()))
-        used: dict[tuple[str, str], Usage] = {}
-        for scope, name in tuple(self.guard.scopes()):
-            used[scope, name] = await self._fleet.usage(scope, name)
-        if used:
+        scopes = tuple(self.guard.scopes())
+        if scopes:
+            used = await self._fleet.totals(scopes)
             await self._cut(self.guard.spent(used, self._clock()))
 
     async def _look_up(self) -> None:
@@ -200,6 +198,8 @@ class NodeAgent:
             sessions=guard.live(MAX_LISTED_SESSIONS),
             live=len(guard),
             cut=self.counters.cut.total(),
+            cuts={str(reason): count for reason, count in self.counters.cut.items()},
+            doubted=self._control.doubted_records,
             sent_bytes=guard.sent_bytes,
             received_bytes=guard.received_bytes,
         )

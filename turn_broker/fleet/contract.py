@@ -6,12 +6,13 @@ or who asks.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Protocol
 
 from turn_broker.fleet.messages import (
     Charge,
     Cut,
+    HealthReport,
     NodeReport,
     Order,
     RealmSecrets,
@@ -21,12 +22,11 @@ from turn_broker.fleet.messages import (
 )
 
 REPORT_LIFE_S = 15
-"""A report older than this says nothing any more; agents report every `REPORT_INTERVAL_S`."""
+"""A report older than this says nothing any more; agents and brokers report every
+`REPORT_INTERVAL_S`."""
 REPORT_INTERVAL_S = 2
 USAGE_LIFE_S = 31 * 86_400
 """Usage that nothing was added to for so long is forgotten."""
-
-
 BATCH_LIFE_S = 600
 """So long a batch of charges is recognised."""
 MAX_REVOCATIONS = 100_000
@@ -95,12 +95,22 @@ class Fleet(Protocol):
         """`scope` is token, identity or account; zeros for what is unknown."""
         ...
 
+    async def totals(self, names: Collection[tuple[str, str]]) -> dict[tuple[str, str], Usage]:
+        """`usage` by scope and name, without `live`: cheap, for quotas of many."""
+        ...
+
     # Nodes
 
     async def report(self, report: NodeReport) -> None: ...
 
     async def reports(self) -> tuple[NodeReport, ...]:
         """Not older than `REPORT_LIFE_S`, one for each node."""
+        ...
+
+    async def report_health(self, report: HealthReport) -> None: ...
+
+    async def health(self) -> tuple[HealthReport, ...]:
+        """Not older than `REPORT_LIFE_S`, one for each observer."""
         ...
 
     async def drain(self, node: str, on: bool) -> None:

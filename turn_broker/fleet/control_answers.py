@@ -6,13 +6,13 @@ No answer has a secret in it. It does not know who may ask.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from turn_broker.fleet.messages import Cut, NodeReport, Terms, TokenRecord, Usage
 from turn_broker.fleet.rotation import RingStatus
-from turn_broker.nodes.health import NodeStatus
+from turn_broker.nodes.health import NodeStatus, Verdict
 from turn_broker.problem import MEDIA_TYPE, Problem
 
 MAX_REVOKED_S = 31 * 86_400
@@ -80,7 +80,7 @@ class NodeUrl(Struct, frozen=True):
     url: str
     listed: bool
     """Handed out to clients."""
-    verdict: Literal["unknown", "up", "unproven", "down"]
+    verdict: Verdict
     reason: str
 
 
@@ -176,8 +176,7 @@ def nodes_answer(
             up=status.is_up,
             draining=status.is_draining or status.node.id in draining,
             urls=tuple(
-                NodeUrl(str(health.url), health.is_listed, health.verdict, health.reason)
-                for health in status.urls
+                NodeUrl(str(health.url), health.is_listed, *health.told) for health in status.urls
             ),
             agent=_agent(reports.get(status.node.id)),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets as randomness
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ from turn_broker.fleet.messages import (
     Charge,
     Cut,
     Drain,
+    HealthReport,
     NodeReport,
     Order,
     RealmSecrets,
@@ -90,6 +91,7 @@ class MemoryFleet:
         self._usages: ExpiringTable[tuple[str, str], Usage] = ExpiringTable(MAX_USAGES)
         self._batches: ExpiringTable[str, bool] = ExpiringTable(MAX_BATCHES)
         self._reports: ExpiringTable[str, NodeReport] = ExpiringTable(MAX_NODES)
+        self._health: ExpiringTable[str, HealthReport] = ExpiringTable(MAX_NODES)
         self._revocations = Revocations(MAX_REVOCATIONS)
         self._secrets: RealmSecrets | None = None
         self._draining: frozenset[str] = frozenset()
@@ -164,6 +166,9 @@ class MemoryFleet:
                 live += (scope, name) in charge.counted_for(self._tokens.get(session.id, now))
         return msgspec.structs.replace(self._used(scope, name), live=live)
 
+    async def totals(self, names: Collection[tuple[str, str]]) -> dict[tuple[str, str], Usage]:
+        return {each: self._used(*each) for each in names}
+
     def _used(self, scope: str, name: str) -> Usage:
         return self._usages.get((scope, name), self._clock()) or Usage()
 
@@ -174,6 +179,13 @@ class MemoryFleet:
 
     async def reports(self) -> tuple[NodeReport, ...]:
         return tuple(self._reports.values(self._clock()))
+
+    async def report_health(self, report: HealthReport) -> None:
+        now = self._clock()
+        self._health.put(report.observer, report, now + REPORT_LIFE_S, now)
+
+    async def health(self) -> tuple[HealthReport, ...]:
+        return tuple(self._health.values(self._clock()))
 
     async def drain(self, node: str, on: bool) -> None:
         async with self._changing:

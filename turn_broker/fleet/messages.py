@@ -129,12 +129,36 @@ class NodeReport(Struct, frozen=True, kw_only=True):
     live: int = 0
     cut: int = 0
     """Allocations this agent has ended since it started."""
+    cuts: dict[str, int] = {}
+    """The same by the guard's reason."""
+    doubted: int = 0
+    """Records of sessions that anybody could have written, not counted; since it started."""
     sent_bytes: int = 0
     received_bytes: int = 0
     """Since the agent started, of all allocations."""
 
 
 MAX_LISTED_SESSIONS = 10_000
+
+
+class SeenUrl(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One URL of one TURN node, as one broker's probes find it."""
+
+    node: str
+    url: str
+    works: bool
+    """After some misses in a row it does not, after some successes it does again."""
+    verdict: Literal["up", "unproven", "down"]
+    """Of the last probe."""
+    reason: str = ""
+
+
+class HealthReport(Struct, frozen=True, kw_only=True):
+    """What one broker's probes have found."""
+
+    observer: str
+    """A name of the broker's own making."""
+    urls: tuple[SeenUrl, ...] = ()
 
 
 DEFAULT_RING = "*"

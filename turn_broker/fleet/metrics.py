@@ -1,7 +1,8 @@
-"""The TURN fleet for Prometheus: which URLs work, how fast, what the agents relay, secret ages.
+"""The TURN fleet for Prometheus: which URLs work, how fast, what the agents relay and cut, secrets.
 
-Label values are closed sets: node ids of the configuration, kinds of URL, verdicts, and the SIDs of
-accounts with a secret of their own up to a bound. It reads when it is asked.
+Label values are closed sets: node ids of the configuration, kinds of URL, verdicts, reasons, and
+the SIDs of accounts with a secret of their own up to a bound. It reads when it is asked. Every
+broker tells the same of the fleet: take the maximum over brokers, not the sum.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from turn_broker.counters import MAX_NAMED_ACCOUNTS
+from turn_broker.fleet.guard import Reason
 from turn_broker.fleet.rotation import Rotation
 from turn_broker.fleet.watch import FleetWatch
 from turn_broker.nodes.health import NodeList
@@ -81,23 +83,36 @@ class FleetCollector(Collector):
         yield seconds
 
     def _reported(self) -> Iterator[Metric]:
+        agent = GaugeMetricFamily(
+            "turn_broker_agent_up", "1 if the node's agent reports", labels=["node"]
+        )
         live = GaugeMetricFamily(
             "turn_broker_relays_active", "Allocations open, by the agents", labels=["node"]
         )
         cut = CounterMetricFamily(
-            "turn_broker_relays_cut", "Allocations that agents ended", labels=["node"]
+            "turn_broker_relays_cut", "Allocations that agents ended", labels=["node", "reason"]
         )
         octets = CounterMetricFamily(
             "turn_broker_relayed_bytes", "Payload by direction", labels=["node", "direction"]
         )
-        known = {node.id for node in self._nodes.nodes}
-        for report in self._watch.reports:
-            if report.node in known:
-                live.add_metric([report.node], report.live)
-                cut.add_metric([report.node], report.cut)
-                octets.add_metric([report.node, "sent"], report.sent_bytes)
-                octets.add_metric([report.node, "received"], report.received_bytes)
-        yield from (live, cut, octets)
+        doubted = CounterMetricFamily(
+            "turn_broker_records_doubted",
+            "Records of sessions that were not believed, so not counted",
+            labels=["node"],
+        )
+        reports = {report.node: report for report in self._watch.reports}
+        for name in (node.id for node in self._nodes.nodes):
+            report = reports.get(name)
+            agent.add_metric([name], report is not None)
+            if report is None:
+                continue
+            live.add_metric([name], report.live)
+            for reason in Reason:
+                cut.add_metric([name, reason], report.cuts.get(reason, 0))
+            octets.add_metric([name, "sent"], report.sent_bytes)
+            octets.add_metric([name, "received"], report.received_bytes)
+            doubted.add_metric([name], report.doubted)
+        yield from (agent, live, cut, octets, doubted)
         yield GaugeMetricFamily(
             "turn_broker_fleet_up", "1 if the fleet can be reached", self._watch.is_reached
         )

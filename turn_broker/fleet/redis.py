@@ -7,12 +7,10 @@ the state and then follows. It does not know TURN or HTTP.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets as randomness
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -30,6 +28,7 @@ from turn_broker.fleet.messages import (
     Charge,
     Cut,
     Drain,
+    HealthReport,
     NodeReport,
     Order,
     RealmSecrets,
@@ -39,22 +38,16 @@ from turn_broker.fleet.messages import (
     Usage,
     UseSecrets,
 )
-from turn_broker.fleet.redis_stream import Entry, Persistence, call, follow
+from turn_broker.fleet.redis_records import TokenRecords
+from turn_broker.fleet.redis_stream import Entry, Persistence, all_decoded, call, follow
 from turn_broker.fleet.redis_url import RedisClient
 from turn_broker.fleet.tables import Answers, Revocations
 from turn_broker.sealing import NONCE_BYTES, Seal
 
 log = logging.getLogger("parley.fleet")
 
-MAX_PENDING = 20_000
-"""Tokens that wait to be written."""
-WRITE_BATCH = 500
 MAX_SUMS = 500
 """Of one script: Redis does nothing else meanwhile."""
-FLUSH_S = 2.0
-"""How long `close` waits for what is still to be written."""
-
-T = TypeVar("T")
 _ORDER: msgspec.json.Decoder[Revoke | Drain] = msgspec.json.Decoder(Revoke | Drain)
 
 
@@ -74,29 +67,24 @@ class RedisFleet:
         self._clock = clock
         self._prefix = f"parley:turn:{{{quote(realm, safe='')}}}:"
         self._seal = Seal(seal_key) if seal_key else None
-        self._pending: dict[str, TokenRecord] = {}
-        self._lost = 0
-        self._something_to_write = asyncio.Event()
-        self._all_written = asyncio.Event()
-        self._all_written.set()
         self._revocations = Revocations()
         self._waiting: dict[str, tuple[Answers, asyncio.Event]] = {}
         self._persistence = Persistence()
+        self._records = TokenRecords(
+            client, lambda name: self._key("token", name), self._persistence
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to write tokens and to follow revocations; Redis need not be there yet."""
-        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._listen())]
+        work = (self._records.write(), self._listen())
+        self._tasks = [asyncio.create_task(each) for each in work]
         for task in self._tasks:
             task.add_done_callback(_log_end)
 
     async def close(self) -> None:
-        """Write what waits, if Redis takes it in `FLUSH_S`, and end every `orders`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_S):
-                await self._all_written.wait()
-        self._lost += len(self._pending)
-        self._pending.clear()
+        """Write what waits, if Redis takes it in time, and end every `orders`."""
+        await self._records.flush()
         self._persistence.stop()
         for task in self._tasks:
             task.cancel()
@@ -111,47 +99,15 @@ class RedisFleet:
     # Tokens
 
     def record(self, token: TokenRecord) -> None:
-        if len(self._pending) >= MAX_PENDING:
-            self._lost += 1
-            return
-        self._pending[token.id] = token
-        self._all_written.clear()
-        self._something_to_write.set()
+        self._records.put(token)
 
     @property
     def lost_records(self) -> int:
-        return self._lost
+        return self._records.lost
 
     async def token(self, opaque_id: str) -> TokenRecord | None:
-        found = self._pending.get(opaque_id)
-        if found is None:
-            (found,) = await self._records([opaque_id])
+        found = (await self._records.get([opaque_id])).get(opaque_id)
         return None if found is None or found.expires_at < self._clock() else found
-
-    async def _records(self, ids: Sequence[str]) -> list[TokenRecord | None]:
-        if not ids:
-            return []
-        raw = await call(self._redis.mget([self._key("token", name) for name in ids]))
-        return [None if one is None else _decoded(one, TokenRecord) for one in raw]
-
-    async def _write(self) -> None:
-        while not self._persistence.is_stopped:
-            await self._something_to_write.wait()
-            batch = list(islice(self._pending.values(), WRITE_BATCH))
-            if not batch:
-                self._something_to_write.clear()
-                self._all_written.set()
-            elif await self._persistence.insist(lambda: self._put(batch)):  # noqa: B023
-                for token in batch:
-                    self._pending.pop(token.id, None)
-
-    async def _put(self, batch: list[TokenRecord]) -> bool:
-        pipeline = self._redis.pipeline(transaction=False)
-        for token in batch:
-            encoded = msgspec.json.encode(token)
-            pipeline.set(self._key("token", token.id), encoded, exat=token.expires_at + 1)
-        await call(pipeline.execute())
-        return True
 
     # Revocations
 
@@ -189,7 +145,7 @@ class RedisFleet:
             self._redis.zrangebyscore(self._key("revocations"), self._clock(), "+inf")
         )
         found = Revocations()
-        for order in _all_decoded(rows, Revoke):
+        for order in all_decoded(rows, Revoke):
             found.add(order, self._clock())
         return found.orders(self._clock())
 
@@ -220,10 +176,10 @@ class RedisFleet:
 
     async def charge(self, charges: Sequence[Charge], batch: str = "") -> dict[str, Usage]:
         ids = list(dict.fromkeys(charge.id for charge in charges))
-        known = dict(zip(ids, await self._records(ids), strict=True))
+        known = await self._records.get(ids)
         sums: dict[tuple[str, str], Usage] = {}
         for charge in charges:
-            for name in charge.counted_for(known[charge.id]):
+            for name in charge.counted_for(known.get(charge.id)):
                 sums[name] = sums.get(name, Usage()).plus(charge)
         rows = list(sums.items())
         for start in range(0, len(rows), MAX_SUMS):
@@ -245,16 +201,15 @@ class RedisFleet:
         (total,) = await self._used([(scope, name)])
         sessions = [session for report in await self.reports() for session in report.sessions]
         ids = list(dict.fromkeys(session.id for session in sessions))
-        known: dict[str, TokenRecord | None] = {}
-        if scope == "account":
-            for start in range(0, len(ids), WRITE_BATCH):
-                part = ids[start : start + WRITE_BATCH]
-                known |= zip(part, await self._records(part), strict=True)
+        known = await self._records.get(ids) if scope == "account" else {}
         live = sum(
             (scope, name) in Charge(id=session.id).counted_for(known.get(session.id))
             for session in sessions
         )
         return msgspec.structs.replace(total, live=live)
+
+    async def totals(self, names: Collection[tuple[str, str]]) -> dict[tuple[str, str], Usage]:
+        return dict(zip(names, await self._used(names), strict=True)) if names else {}
 
     async def _used(self, names: Iterable[tuple[str, str]]) -> list[Usage]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -268,22 +223,34 @@ class RedisFleet:
     # Nodes
 
     async def report(self, report: NodeReport) -> None:
-        # Redis' own clock ends a report, so that hosts need not agree on the time.
-        pipeline = self._redis.pipeline(transaction=False)
-        key = self._key("report", report.node)
-        pipeline.set(key, msgspec.json.encode(report), ex=REPORT_LIFE_S)
-        pipeline.sadd(self._key("nodes"), report.node)
-        await call(pipeline.execute())
+        await self._say("nodes", report.node, report)
 
     async def reports(self) -> tuple[NodeReport, ...]:
-        nodes = sorted(await call(self._redis.smembers(self._key("nodes"))))
-        if not nodes:
-            return ()
-        rows = await call(self._redis.mget([self._key("report", node.decode()) for node in nodes]))
-        gone = [node for node, row in zip(nodes, rows, strict=True) if row is None]
+        return tuple(all_decoded(await self._said("nodes"), NodeReport))
+
+    async def report_health(self, report: HealthReport) -> None:
+        await self._say("observers", report.observer, report)
+
+    async def health(self) -> tuple[HealthReport, ...]:
+        return tuple(all_decoded(await self._said("observers"), HealthReport))
+
+    async def _say(self, group: str, name: str, report: NodeReport | HealthReport) -> None:
+        # Redis' own clock ends a report, so that hosts need not agree on the time.
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(self._key(group, name), msgspec.json.encode(report), ex=REPORT_LIFE_S)
+        pipeline.sadd(self._key(group), name)
+        await call(pipeline.execute())
+
+    async def _said(self, group: str) -> list[bytes]:
+        """The reports of a group that have not run out."""
+        names = sorted(await call(self._redis.smembers(self._key(group))))
+        if not names:
+            return []
+        rows = await call(self._redis.mget([self._key(group, name.decode()) for name in names]))
+        gone = [name for name, row in zip(names, rows, strict=True) if row is None]
         if gone:
-            await call(self._redis.srem(self._key("nodes"), *gone))
-        return tuple(_all_decoded((row for row in rows if row is not None), NodeReport))
+            await call(self._redis.srem(self._key(group), *gone))
+        return [row for row in rows if row is not None]
 
     async def drain(self, node: str, on: bool) -> None:
         change = "SADD" if on else "SREM"
@@ -369,16 +336,3 @@ def _order_of(entry: Entry) -> Revoke | Drain | None:
     except msgspec.DecodeError:
         log.warning("an order in Redis is of another version")
         return None
-
-
-def _decoded(raw: bytes, kind: type[T]) -> T | None:
-    """None, and a word in the log, for what another version wrote."""
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError:
-        log.warning("a record in Redis is of another version", extra={"kind": kind.__name__})
-        return None
-
-
-def _all_decoded(rows: Iterable[bytes], kind: type[T]) -> list[T]:
-    return [one for row in rows if (one := _decoded(row, kind)) is not None]

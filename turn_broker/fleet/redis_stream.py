@@ -6,10 +6,12 @@ It does not know what the entries mean.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from redis.exceptions import RedisError
 
 from turn_broker.fleet.contract import FleetUnavailable
@@ -23,6 +25,7 @@ FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 2.0
 
 T = TypeVar("T")
+log = logging.getLogger("parley.fleet")
 
 
 class Entry(NamedTuple):
@@ -121,3 +124,14 @@ async def _is_at_end(client: RedisClient, places: dict[str, int]) -> bool:
     """False when Redis has forgotten what was read: then new entries would begin at 0-1 again."""
     ends = await _ends(client, tuple(places))
     return all(ends[stream] >= places[stream] for stream in places)
+
+
+def all_decoded(rows: Iterable[bytes], kind: type[T]) -> list[T]:
+    """Without what another version wrote, of which the log has a word."""
+    found = []
+    for row in rows:
+        try:
+            found.append(msgspec.json.decode(row, type=kind))
+        except msgspec.DecodeError:
+            log.warning("a record in Redis is of another version", extra={"kind": kind.__name__})
+    return found

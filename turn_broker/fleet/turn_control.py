@@ -56,6 +56,11 @@ class TurnControl(Protocol):
         """`coturn 4.6.1`, `embedded`."""
         ...
 
+    @property
+    def doubted_records(self) -> int:
+        """What it was told of sessions and did not believe, because anybody could have said it."""
+        ...
+
     async def set_secrets(self, secrets: tuple[str, ...]) -> None:
         """From now on exactly these verify new requests."""
 

@@ -39,8 +39,8 @@ class UsageWatch:
         }
         self._bytes = known
         with contextlib.suppress(FleetUnavailable):
-            for sid in known:
-                known[sid] = (await self._fleet.usage("account", sid)).bytes
+            totals = await self._fleet.totals([("account", sid) for sid in known])
+            known.update({sid: usage.bytes for (_, sid), usage in totals.items()})
 
     async def __aenter__(self) -> UsageWatch:
         self._task = asyncio.create_task(self._watch())

@@ -1,16 +1,19 @@
 """The TURN nodes there are and which of their URLs work.
 
-Pure: told observations, the time and a chance. Every URL has a health of its own: it leaves the
-list after some misses in a row and returns after some successes. A URL that nobody probes is good.
-It does not know how a node is probed, nor where a client is (`regions` does).
+Pure: told observations, the time and a chance. Every URL has a health of its own: for one prober
+it stops working after some misses in a row and works again after some successes. It is handed out
+while any prober finds that it works: a relayed packet is a proof, and a miss may be the fault of
+the prober's own network. A URL that nobody probes is good. It does not know how a node is probed,
+who the others are, nor where a client is (`regions` does).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from turn_broker.fleet.messages import SeenUrl
 from turn_broker.ice_servers import TurnUri
 from turn_broker.nodes.choice import Choice, NodeChoice, TurnNode
 from turn_broker.nodes.regions import Regions
@@ -29,19 +32,36 @@ class UrlHealth:
     """What is known of one URL of one node."""
 
     url: TurnUri
-    is_listed: bool = True
+    works: bool = True
+    """For our own prober."""
     verdict: Verdict = "unknown"
-    """Of the last observation."""
+    """Of its last observation."""
     reason: str = ""
     """A code of the prober's: why the last observation was down or unproven."""
+    elsewhere: tuple[SeenUrl, ...] = ()
+    """What other brokers' probers find now."""
     misses: int = 0
     """In a row."""
     successes: int = 0
     """In a row."""
     good_at: float | None = None
     """When it last worked."""
-    changed_at: float | None = None
-    """When it last left or returned."""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it is handed out."""
+        found = [seen.works for seen in self.elsewhere]
+        if self.verdict != "unknown":
+            found.append(self.works)
+        return any(found) or not found
+
+    @property
+    def told(self) -> tuple[Verdict, str]:
+        """Verdict and reason: our own, or of who can say the best where we do not probe."""
+        if self.verdict != "unknown" or not self.elsewhere:
+            return self.verdict, self.reason
+        best = max(self.elsewhere, key=lambda seen: seen.works)
+        return best.verdict, best.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +130,50 @@ class NodeList:
         Raises KeyError for a node or URL that is not of this list.
         """
         health = self._members[node_id].health[url]
+        before = health.is_listed
         health.verdict, health.reason = verdict, reason
         if verdict == "down":
             health.misses, health.successes = health.misses + 1, 0
-            is_listed = health.is_listed and health.misses < self._misses
+            health.works = health.works and health.misses < self._misses
         else:
             health.misses, health.successes = 0, health.successes + 1
             health.good_at = now
-            is_listed = health.is_listed or health.successes >= self._successes
-        if is_listed is health.is_listed:
+            health.works = health.works or health.successes >= self._successes
+        if health.is_listed is before:
             return False
-        health.is_listed, health.changed_at = is_listed, now
         self._refresh()
         return True
+
+    def seen(self) -> tuple[SeenUrl, ...]:
+        """What our own prober has found, for other brokers."""
+        return tuple(
+            SeenUrl(
+                node=member.node.id,
+                url=str(health.url),
+                works=health.works,
+                verdict=health.verdict,
+                reason=health.reason,
+            )
+            for member in self._members.values()
+            for health in member.health.values()
+            if health.verdict != "unknown"
+        )
+
+    def hear(self, elsewhere: Iterable[SeenUrl], now: float) -> None:
+        """All that other brokers' probers find now; what is not of this list is ignored."""
+        heard: dict[tuple[str, str], list[SeenUrl]] = {}
+        for seen in elsewhere:
+            heard.setdefault((seen.node, seen.url), []).append(seen)
+        has_changed = False
+        for member in self._members.values():
+            for health in member.health.values():
+                before = health.is_listed
+                health.elsewhere = tuple(heard.get((member.node.id, str(health.url)), ()))
+                if any(seen.works and seen.verdict != "down" for seen in health.elsewhere):
+                    health.good_at = now
+                has_changed |= health.is_listed is not before
+        if has_changed:
+            self._refresh()
 
     def set_draining(self, node_ids: Collection[str]) -> None:
         """The nodes that take no new allocations now; ids that are not of this list are ignored."""

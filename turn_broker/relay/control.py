@@ -28,6 +28,7 @@ class RelayControl:
     """TurnControl over a relay that runs in this process; closing it leaves the relay alone."""
 
     software = "embedded"
+    doubted_records = 0
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay

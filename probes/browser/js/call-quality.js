@@ -5,10 +5,11 @@
  */
 
 import { figuresOf, lossRatio } from "./connection-figures.js";
+import { stateOf } from "./gathering.js";
 import { gradedCall, gradedLoop } from "./quality-grade.js";
 import { wishOf } from "./relay-check.js";
 import { openLoop, openServerLink } from "./relayed-link.js";
-import { ProbeError, pause, probeError, tell } from "./settle.js";
+import { ProbeError, pause, probeError, secondAfter, tell } from "./settle.js";
 
 /** @typedef {import("./connection-figures.js").Figures} Figures */
 /** @typedef {import("./quality-grade.js").Second} Second */
@@ -27,6 +28,7 @@ import { ProbeError, pause, probeError, tell } from "./settle.js";
 const EVERY_MS = 1_000;
 /** Seconds without a byte after which nothing more is expected. */
 const SILENT = 4;
+const CUT_OFF = new Set(["disconnected", "failed", "closed"]);
 const WORDS = /** @type {Record<string, string>} */ ({
   no_camera: "The video track ended.",
   server_gone: "The server does not answer any more.",
@@ -36,7 +38,7 @@ const WORDS = /** @type {Record<string, string>} */ ({
   credential_expired: "The relay's credential has expired.",
   not_offered: "The server offers no relay.",
   rate_limited: "Too many tests from this network for now.",
-  unsupported: "This browser has no WebRTC.",
+  unsupported: "This browser has no WebRTC, or tells nothing of it.",
 });
 
 /** @param {Wish} wish @returns {Promise<import("./parley-probes.d.ts").PeerToPeerCallQuality>} never rejects */
@@ -126,7 +128,7 @@ async function sample({ durationS, onProgress }, { here, there }, seconds, passe
   const began = performance.now();
   let before = await both(here, there);
   let silent = 0;
-  for (let number = 1; number <= durationS; number++) {
+  for (let number = 1; number <= durationS; number = secondAfter(number, performance.now() - began)) {
     await pause(Math.max(0, began + number * EVERY_MS - performance.now()), signal);
     const after = await both(here, there);
     const second = secondOf(before, after);
@@ -134,14 +136,13 @@ async function sample({ durationS, onProgress }, { here, there }, seconds, passe
     passed(performance.now() - began);
     seconds.push(second);
     tell(onProgress, { ...second, secondsElapsed: number });
-    const isAlive = (there ? second.recvBps : second.sendBps) && !isCutOff(here);
-    silent = isAlive ? 0 : silent + 1;
+    // Nothing that is told is silence; nothing told is none.
+    const isSilent = (there ? second.recvBps : second.sendBps) === 0 || CUT_OFF.has(stateOf(here));
+    silent = isSilent ? silent + 1 : 0;
     if (silent >= SILENT) throw new ProbeError("relay_silent");
   }
+  if (!seconds.some(({ roundTripMs, sendBps, recvBps }) => roundTripMs ?? sendBps ?? recvBps)) throw new ProbeError("unsupported");
 }
-
-/** @param {RTCPeerConnection} pc */
-const isCutOff = (pc) => /^(disconnected|failed|closed)$/.test(pc.connectionState ?? pc.iceConnectionState);
 
 /**
  * @param {RTCPeerConnection} here
@@ -159,7 +160,7 @@ async function both(here, there) {
  * @param {[Figures, Figures | null]} after
  * @returns {Second}
  */
-export function secondOf([sentBefore, receivedBefore], [sent, received]) {
+function secondOf([sentBefore, receivedBefore], [sent, received]) {
   const seconds = (sent.atMs - sentBefore.atMs) / 1000;
   const bps = (/** @type {number} */ to, /** @type {number} */ from) => (8 * Math.max(0, to - from)) / seconds;
   const [was, is] = [receivedBefore?.video, received?.video];

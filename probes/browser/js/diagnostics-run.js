@@ -16,6 +16,7 @@ import { testWebsockets } from "./websocket-check.js";
 /** @typedef {import("./diagnostics-report.js").Outcome} Outcome */
 /** @typedef {import("./diagnostics-report.js").Second} Second */
 /** @typedef {import("./synthetic-media.js").Media} Media */
+/** @typedef {import("./reasons.js").Reason} Reason */
 /**
  * @typedef {object} Platform
  * @property {typeof RTCPeerConnection} RTCPeerConnection
@@ -36,8 +37,10 @@ const CHECK_LIMIT_MS = 30_000;
 const QUALITY_S = 12;
 const PINGS = 3;
 const TRANSPORTS = /** @type {const} */ (["udp", "tcp", "tls"]);
-/** What a server that has gone away looks like to a check. */
-const DOUBTFUL = new Set(["unreachable", "server_gone", "relay_silent", "peer_denied", "packet_loss", "timeout"]);
+const RELAYS = TRANSPORTS.map((transport) => `turn-${transport}`);
+const KINDS = /** @type {const} */ (["quality-audio", "quality-video"]);
+/** What a server that has gone away looks like to a check that needs it. */
+const GONE = new Set(["unreachable", "server_gone", "relay_silent", "packet_loss", "timeout"]);
 
 export class DiagnosticsRun {
   #api;
@@ -81,9 +84,9 @@ export class DiagnosticsRun {
     const devices = this.#devices(openDevices);
     const session = await this.#server();
     if (session) {
-      await Promise.all([this.#regions(), this.#relays()]);
-      await this.#direct(session);
-      await this.#quality(session, devices);
+      await Promise.all([this.#guarded(["ws"], this.#regions()), this.#guarded(RELAYS, this.#relays())]);
+      await this.#guarded(["direct"], this.#direct(session));
+      await this.#guarded(["quality"], this.#quality(session, devices));
       await this.#serverIsStillThere();
     }
     const { media } = await devices;
@@ -110,6 +113,17 @@ export class DiagnosticsRun {
     tell(() => this.#watcher.onRow(row, findings), null);
   }
 
+  /**
+   * A mistake of ours, or a browser that refuses a connection, must not keep the visitor waiting.
+   * @param {string[]} rows
+   * @param {Promise<void>} check
+   */
+  async #guarded(rows, check) {
+    await check.catch((error) => {
+      for (const row of rows) this.#show(row, plain(row, "failed", probeError(error).reason));
+    });
+  }
+
   /** @param {(run: Run) => Promise<void>} check bounded by itself, and by the whole run */
   async #bounded(check) {
     const run = new Run({ signal: this.#run.signal, limitMs: CHECK_LIMIT_MS });
@@ -118,7 +132,7 @@ export class DiagnosticsRun {
 
   /** @param {boolean} open */
   async #devices(open) {
-    this.#show("devices", [{ name: "devices", state: "running" }]);
+    this.#show("devices", plain("devices", "running"));
     const found = await checkDevices(this.#platform.mediaDevices, { open, signal: this.#run.signal });
     this.#show("devices", [found.finding]);
     return found;
@@ -151,18 +165,17 @@ export class DiagnosticsRun {
   }
 
   async #regions() {
-    this.#show("ws", [{ name: "ws", state: "running" }]);
+    this.#show("ws", plain("ws", "running"));
     await this.#bounded(async (run) => {
       const { WebSocket: Socket } = this.#platform;
       const onProgress = (/** @type {any} */ { regions }) => this.#show("ws", regions.map(findingOfRegion));
       const { regions, reason } = await testWebsockets({ api: this.#api, Socket, run, onProgress });
-      const none = /** @type {Finding} */ ({ name: "ws", state: reason === "aborted" ? "aborted" : "failed", reason });
-      this.#show("ws", regions.length ? regions.map(findingOfRegion) : [none]);
+      this.#show("ws", regions.length ? regions.map(findingOfRegion) : plain("ws", reason === "aborted" ? "aborted" : "failed", reason));
     });
   }
 
   async #relays() {
-    for (const transport of TRANSPORTS) this.#show(`turn-${transport}`, [{ name: "turn", transport, state: "running" }]);
+    for (const row of RELAYS) this.#show(row, plain(row, "running"));
     await this.#bounded(async (run) => {
       const show = (/** @type {any[]} */ results) => {
         for (const result of results) this.#show(rowOf(result), [findingOfRelay(result)]);
@@ -172,14 +185,14 @@ export class DiagnosticsRun {
         api: this.#api, Connection, run, track: null, transports: [...TRANSPORTS], onProgress: ({ transports: found }) => show(found),
       });
       if (transports.length) show(transports);
-      else show(TRANSPORTS.map((transport) => ({ name: "turn", transport, state: reason === "aborted" ? "aborted" : "failed", reason })));
+      else for (const row of RELAYS) this.#show(row, plain(row, reason === "aborted" ? "aborted" : "failed", reason));
     });
   }
 
   /** @param {import("./probe-api.js").ProbeSession} session */
   async #direct(session) {
     if (this.#run.ended) return;
-    this.#show("direct", [{ name: "direct", state: "running" }]);
+    this.#show("direct", plain("direct", "running"));
     const { RTCPeerConnection: Connection } = this.#platform;
     const { finding, addresses } = await checkDirect({ api: this.#api, session, Connection, signal: this.#run.signal });
     this.#addresses = addresses;
@@ -200,10 +213,10 @@ export class DiagnosticsRun {
   async #quality(session, devices) {
     if (this.#run.ended) return;
     const transport = this.#bestRelay();
-    const skipped = (/** @type {import("./reasons.js").Reason} */ reason, hidden = false) =>
-      this.#show("quality", KINDS.map((name) => ({ name, state: "skipped", reason, hidden })));
+    const skipped = (/** @type {Reason} */ reason, hidden = false) =>
+      this.#show("quality", plain("quality", "skipped", reason).map((finding) => ({ ...finding, hidden })));
     if (!transport || !session.limits.peers) return skipped("not_offered");
-    this.#show("quality", KINDS.map((name) => ({ name, state: "running" })));
+    this.#show("quality", plain("quality", "running"));
     const { media: own } = await devices;
     const media = own ?? this.#platform.syntheticMedia();
     if (!media) return skipped("unsupported");
@@ -227,29 +240,38 @@ export class DiagnosticsRun {
     this.#watcher.onSecond(second);
   }
 
-  /** A server that goes away takes everything with it: that is not a network that blocks. */
+  /** A server that goes away takes checks with it: that is not a network that blocks. */
   async #serverIsStillThere() {
-    const findings = [...this.#rows.values()].flat();
-    const isDoubtful = findings.some(({ state, reason }) => state === "failed" && DOUBTFUL.has(reason ?? ""));
-    if (this.#run.ended || !isDoubtful || (await this.#api.answers(this.#run.signal)) || this.#run.ended) return;
+    if (this.#run.ended || (await this.#api.answers(this.#run.signal)) || this.#run.ended) return;
     this.#api.forgetSession();
-    const [api] = this.#rows.get("api") ?? [];
-    if (api) this.#show("api", [{ ...api, state: "failed", reason: "server_gone", figures: {} }]);
+    const lost = { state: /** @type {const} */ ("failed"), reason: /** @type {const} */ ("server_gone") };
+    for (const row of ["direct", "quality"]) {
+      const findings = this.#rows.get(row) ?? [];
+      if (findings.some(({ reason }) => GONE.has(reason ?? ""))) this.#show(row, findings.map((finding) => ({ ...finding, ...lost })));
+    }
+    this.#show("api", (this.#rows.get("api") ?? plain("api", "failed")).map((finding) => ({ ...finding, ...lost, figures: {} })));
   }
 
   /** Rows that never began. */
   #leaveOut() {
     const isStopped = this.#run.ended === "stopped";
-    const rest = ["ws", "turn-udp", "turn-tcp", "turn-tls", "direct", "quality"].filter((row) => !this.#rows.has(row));
-    for (const row of rest) {
-      const [name = row, transport] = row.split("-");
-      const finding = { name: name === "quality" ? "quality-audio" : name, transport: /** @type {any} */ (transport ?? null) };
-      this.#show(row, [isStopped ? { ...finding, state: "aborted", reason: "aborted" } : { ...finding, state: "skipped", reason: "unreachable" }]);
-    }
+    const rest = ["ws", ...RELAYS, "direct", "quality"].filter((row) => !this.#rows.has(row));
+    for (const row of rest) this.#show(row, isStopped ? plain(row, "aborted", "aborted") : plain(row, "skipped", "unreachable"));
   }
 }
 
-const KINDS = /** @type {const} */ (["quality-audio", "quality-video"]);
+/**
+ * Of a row without a measurement.
+ * @param {string} row
+ * @param {import("./reasons.js").State} state
+ * @param {Reason} [reason]
+ * @returns {Finding[]}
+ */
+function plain(row, state, reason = "") {
+  if (row === "quality") return KINDS.map((name) => ({ name, state, reason }));
+  const [name = row, transport = null] = row.split("-");
+  return [{ name, transport: /** @type {Finding["transport"]} */ (transport), state, reason }];
+}
 
 /** @param {import("./parley-probes.d.ts").RegionResult} result @returns {Finding} */
 function findingOfRegion({ region, state, reason, target, connectMs, roundTripMs, durationMs }) {

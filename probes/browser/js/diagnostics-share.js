@@ -92,16 +92,18 @@ export class Sharing {
       this.#receipt = await this.#sent(report);
       keep(this.#receipt);
       this.#showLink();
-      const isCopied = await navigator.clipboard.writeText(this.#receipt.url).then(() => true, () => false);
+      // There is no clipboard on pages without https.
+      const isCopied = await navigator.clipboard?.writeText(this.#receipt.url).then(() => true, () => false);
       const until = new Date(1000 * this.#receipt.expires_at).toLocaleDateString("en-GB", { dateStyle: "long" });
       say(`${isCopied ? "The link is copied" : "Copy the link above"}. The report is kept until ${until} at most.`, "good");
       byId("share").hidden = true;
       byId("report-lead").textContent = "Everybody who has the link can read it.";
-      byId("link").focus();
+      byId("link").select();
     } catch (error) {
       say(refusalOf(probeError(error)), "bad");
     }
     byId("share").disabled = false;
+    if (!this.#receipt) byId("share").focus();
   }
 
   /** @param {unknown} report @returns {Promise<Receipt>} */
@@ -137,6 +139,7 @@ export class Sharing {
       else say("The server cannot be reached; the report is still there.", "bad");
     }
     byId("take-back").disabled = false;
+    if (this.#receipt) byId("take-back").focus();
   }
 
   /** @param {string} id */

@@ -4,7 +4,7 @@
  */
 
 import { Chart } from "./chart.js";
-import { ROWS, STATE_WORDS, inBits, inMs, inPercent, lineOf, rowOf, stateOfRow } from "./diagnostics-words.js";
+import { ROWS, STATE_WORDS, askOf, inBits, inMs, inPercent, lineOf, rowOf, stateOfRow, whereOf } from "./diagnostics-words.js";
 import { byId, element, icon, setIcon } from "./page.js";
 
 /** @typedef {import("./reasons.js").State} State */
@@ -58,6 +58,7 @@ export class DiagnosticsView {
     for (const row of this.#rows.values()) this.#show(row, "waiting", row.about);
     for (const chart of Object.values(this.#charts)) chart.clear();
     for (const id of ["details", "report", "asks", "notice"]) byId(id).hidden = true;
+    byId("quality").hidden = false;
     byId("where").textContent = "";
   }
 
@@ -101,6 +102,7 @@ export class DiagnosticsView {
     byId("where").textContent = whereOf(outcome);
     byId("figure-rows").replaceChildren(...outcome.findings.filter(({ name }) => NAMES[name] || name === "turn").map(figureRow));
     byId("details").hidden = false;
+    byId("quality").hidden = !outcome.seconds.length;
     if (outcome.wasHidden) this.notice("The page was in the background for a part of the test. Browsers slow it down there: times may look longer than they are.");
   }
 
@@ -138,20 +140,6 @@ export class DiagnosticsView {
       if (state === "running") word.textContent = `Running ${((performance.now() - since) / 1000).toFixed(1)} s`;
     }
   }
-}
-
-/** @param {string} protocol @param {string} target `host:port` */
-export function askOf(protocol, target) {
-  const [, host = target, port = ""] = /^(.*):(\d+)$/.exec(target) ?? [];
-  if (protocol === "HTTPS") return `HTTPS and WebSocket connections to ${host}, port ${port}`;
-  return `${protocol} to ${host}, port ${port}`;
-}
-
-/** @param {Outcome} outcome */
-function whereOf({ server, region, node, browser, testedAt, durationS }) {
-  const day = testedAt.toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" });
-  const place = region ? `, region ${region}${node ? `, node ${node}` : ""}` : "";
-  return `Tested ${server}${place}, on ${day}, for ${durationS.toFixed(1)} s${browser ? `, with ${browser}` : ""}.`;
 }
 
 /** @param {Finding} finding */

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { REMOVED } from "./diagnostics-report.js";
 import { rating } from "./mos.js";
 
 /** @typedef {import("./reasons.js").State} State */
@@ -75,6 +76,7 @@ const OWN = {
     timeout: "The server did not take part in time.",
     unsupported: "Not measured: this browser cannot send a picture of its own.",
     rate_limited: "The server takes part in no more tests for now; try again in a minute.",
+    device_in_use: "Camera or microphone was taken away during the test.",
   },
   devices: {
     no_camera: "No camera was found; you can still see others, and talk.",
@@ -86,10 +88,16 @@ const OWN = {
     aborted: "Stopped before the browser's question was answered.",
   },
 };
+/** Why figures of a quality check say nothing. */
+const CUT = new Set(["server_gone", "relay_silent", "timeout", "unreachable", "internal", "device_in_use"]);
 const HIDDEN = "Not measured: the page was in the background, where browsers slow it down. Keep it in view and test again.";
 
-/** @param {number} ms */
-export const inMs = (ms) => `${ms < 10 ? Math.max(ms, 0.1).toFixed(1) : Math.round(ms)} ms`;
+const UNTOUCHED = "Not tested, because the server did not answer.";
+/** What a picture lacks that does not get through. @type {Partial<Record<Reason, string>>} */
+const NO_PICTURE = { bandwidth_too_low: "too little for a picture", high_loss: "too much lost for a picture", high_delay: "too slow for a picture" };
+
+/** Browsers tell round trips of a call in whole milliseconds. @param {number} ms */
+export const inMs = (ms) => (ms < 0.1 ? "under 1 ms" : `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`);
 /** @param {number} kbps */
 export const inBits = (kbps) => (kbps < 1000 ? `${Math.round(kbps)} kbit/s` : `${(kbps / 1000).toFixed(1)} Mbit/s`);
 /** @param {number} ratio 0 to 1 */
@@ -104,6 +112,7 @@ export function lineOf(row, findings) {
   const [first] = findings;
   if (!first) return "";
   if (first.hidden && first.state === "skipped") return HIDDEN;
+  if (first.state === "skipped" && first.reason === "unreachable") return UNTOUCHED;
   if (row === "ws") return ofRegions(findings);
   if (row === "quality") return ofQuality(findings);
   return lineOfOne(row, first);
@@ -148,11 +157,12 @@ function ofRegions(findings) {
     const trips = findings.flatMap(({ figures }) => figures?.round_trip_ms ?? []);
     if (worst || !trips.length) return lineOfOne("ws", /** @type {Finding} */ (findings[0]));
     if (findings.length === 1) return `Answers in ${inMs(Math.min(...trips))}.`;
-    return `All ${findings.length} regions answer, the nearest in ${inMs(Math.min(...trips))}.`;
+    return `${findings.length === 2 ? "Both" : `All ${findings.length}`} regions answer, the nearest in ${inMs(Math.min(...trips))}.`;
   }
-  const why = lineOfOne("ws", worst);
-  if (bad.length === findings.length) return `None of ${findings.length} regions: ${lowered(why)}`;
-  return `${findings.length - bad.length} of ${findings.length} regions; not ${bad.map(({ region }) => region).join(", ")}: ${lowered(why)}`;
+  const why = lowered(lineOfOne("ws", worst)).replace(/\.$/, "");
+  if (bad.length === findings.length) return `None of ${findings.length} regions: ${why}.`;
+  const good = findings.length - bad.length;
+  return `${good} of ${findings.length} regions ${good === 1 ? "answers" : "answer"}, but not ${bad.map(({ region }) => region).join(", ")} (${why}).`;
 }
 
 /** @param {string} text */
@@ -161,15 +171,15 @@ const lowered = (text) => text.charAt(0).toLowerCase() + text.slice(1);
 /** @param {Finding[]} findings sound, then picture */
 function ofQuality(findings) {
   const [audio, video] = findings;
-  if (!audio || audio.figures?.mos === undefined) return lineOfOne("quality", /** @type {Finding} */ (audio));
-  const parts = [`Sound ${rating(audio.figures.mos)}`];
-  if (video?.figures?.mos !== undefined) {
-    parts.push(video.state === "failed" ? "too little for a picture" : `picture ${rating(video.figures.mos)}`);
-  }
-  const { bitrate_kbps: sound = 0, round_trip_ms: trip = 0, loss_ratio: loss = 0 } = audio.figures;
-  const lost = Math.max(loss, video?.figures?.loss_ratio ?? 0);
-  const bitrate = sound + (video?.figures?.bitrate_kbps ?? 0);
-  return `${parts.join(", ")}: ${inBits(bitrate)}, ${inMs(trip)}, ${inPercent(lost)} lost.`;
+  const { mos, bitrate_kbps: sound = 0, round_trip_ms: trip, loss_ratio: loss = 0 } = audio?.figures ?? {};
+  if (!audio || mos === undefined || CUT.has(audio.reason ?? "")) return lineOfOne("quality", /** @type {Finding} */ (audio));
+  const picture = video?.figures ?? {};
+  const parts = [`Sound ${rating(mos)}`];
+  if (video?.state === "failed") parts.push(NO_PICTURE[video.reason ?? ""] ?? "no picture");
+  else if (picture.mos !== undefined) parts.push(`picture ${rating(picture.mos)}`);
+  const bitrate = inBits(sound + (picture.bitrate_kbps ?? 0));
+  const lost = `${inPercent(Math.max(loss, picture.loss_ratio ?? 0))} lost`;
+  return `${parts.join(", ")}: ${[bitrate, ...(trip === undefined ? [] : [inMs(trip)]), lost].join(", ")}.`;
 }
 
 /**
@@ -192,4 +202,19 @@ export function stateOfRow(findings) {
 export function rowOf({ name, transport }) {
   if (name === "turn") return `turn-${transport}`;
   return name.startsWith("quality") ? "quality" : name;
+}
+
+/** @param {string} protocol @param {string} target `host:port` */
+export function askOf(protocol, target) {
+  const [, given = target, port = ""] = /^(.*):(\d+)$/.exec(target) ?? [];
+  const host = given === REMOVED ? "the server (its address was left out)" : given;
+  if (protocol === "HTTPS") return `HTTPS and WebSocket connections to ${host}, port ${port}`;
+  return `${protocol} to ${host}, port ${port}`;
+}
+
+/** @param {import("./diagnostics-report.js").Outcome} outcome */
+export function whereOf({ server, region, node, browser, testedAt, durationS }) {
+  const day = testedAt.toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" });
+  const place = region ? `, region ${region}${node ? `, node ${node}` : ""}` : "";
+  return `Tested ${server.replace(REMOVED, "a server")}${place}, on ${day}, for ${durationS.toFixed(1)} s${browser ? `, with ${browser}` : ""}.`;
 }

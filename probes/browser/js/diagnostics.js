@@ -6,9 +6,9 @@
 import { readReport, browserOf } from "./diagnostics-report.js";
 import { DiagnosticsRun } from "./diagnostics-run.js";
 import { Sharing } from "./diagnostics-share.js";
-import { DiagnosticsView, askOf } from "./diagnostics-view.js";
-import { ROWS, STATE_WORDS, rowOf } from "./diagnostics-words.js";
-import { byId, copies, element } from "./page.js";
+import { DiagnosticsView } from "./diagnostics-view.js";
+import { ROWS, STATE_WORDS, askOf, rowOf } from "./diagnostics-words.js";
+import { byId, copies, element, holdIcons } from "./page.js";
 import { ProbeApi } from "./probe-api.js";
 import { probeError } from "./settle.js";
 import { syntheticMedia } from "./synthetic-media.js";
@@ -52,6 +52,7 @@ async function start() {
   const outcome = await run.go({ openDevices: byId("open-devices").checked });
   clearInterval(announcing);
   news.clear();
+  byId("announcer").textContent = "";
   const verdict = verdictOf(outcome.findings);
   asks = verdict.asks;
   view.finish(outcome, verdict);
@@ -101,6 +102,7 @@ async function showReport(id) {
     view.finish(read, read.verdict);
     sharing.opened(id, report);
   } catch (error) {
+    byId("lead").textContent = "Somebody shared a link to it with you.";
     const { code } = probeError(error);
     if (code === 404) view.missing("This report does not exist, or not any more.", "Reports are kept for a while, and their senders can take them back.");
     else view.missing("The report cannot be loaded.", "The server cannot be reached now; try again in a moment.");
@@ -108,6 +110,7 @@ async function showReport(id) {
   }
 }
 
+void holdIcons();
 copies(byId("copy-asks"), () => `For calls to work, please allow:\n${asks.map(({ protocol, target }) => `- ${askOf(protocol, target)}`).join("\n")}`);
 const shared = new URLSearchParams(location.search).get("report");
 if (shared !== null) void showReport(shared);
@@ -124,4 +127,6 @@ else {
     running.hidden();
     view.notice("Keep this page in view while the test runs: browsers slow down pages in the background.");
   });
+  // The server's end of a connection would wait for a page that is gone.
+  addEventListener("pagehide", () => running?.stop());
 }

@@ -19,6 +19,8 @@ import { ProbeError, probeError, settled } from "./settle.js";
 
 const GATHER_MS = 1_500;
 const CONNECT_MS = 6_000;
+/** In a network of its own the server answers soon, or never. */
+const PRIVATE_CONNECT_MS = 2_000;
 const PACKETS = 25;
 const PRIVATE = /^(10\.|127\.|169\.254\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\.|f[cd]|fe80:|::1$)/i;
 
@@ -30,31 +32,35 @@ export async function checkDirect(scene) {
   if (!session.limits.peers) return { finding, addresses: [] };
   if (!Connection) return { finding: { ...finding, reason: "unsupported" }, addresses: [] };
   const began = performance.now();
-  const pc = new Connection({ iceServers: [] });
   /** @type {Set<string>} */
   const addresses = new Set();
-  pc.addEventListener("icecandidate", ({ candidate }) => {
-    if (candidate?.address) addresses.add(candidate.address);
-  });
-  const found = await measured(scene, pc).catch((error) => missed(probeError(error)));
-  pc.close();
+  const found = await measured(scene, addresses).catch((error) => missed(probeError(error)));
   return { finding: { ...finding, ...found, durationMs: performance.now() - began }, addresses: [...addresses] };
 }
 
-/** @param {Scene} scene @param {RTCPeerConnection} pc @returns {Promise<Partial<Finding>>} */
-async function measured({ api, signal }, pc) {
+/** @param {Scene} scene @param {Set<string>} addresses grows @returns {Promise<Partial<Finding>>} */
+async function measured({ api, Connection, signal }, addresses) {
   const began = performance.now();
-  const channel = pc.createDataChannel("direct", { ordered: false, maxRetransmits: 0 });
-  const sdp = await described(pc, signal);
-  const { id, sdp: answer } = await api.openPeer({ sdp, mode: "data" }, signal);
+  const pc = new Connection({ iceServers: [] });
+  let peer = "";
   try {
+    pc.addEventListener("icecandidate", ({ candidate }) => {
+      if (candidate?.address) addresses.add(candidate.address);
+    });
+    const channel = pc.createDataChannel("direct", { ordered: false, maxRetransmits: 0 });
+    const sdp = await described(pc, signal);
+    // Credentials that a relay refused took the session with them.
+    await api.session(signal);
+    const { id, sdp: answer } = await api.openPeer({ sdp, mode: "data" }, signal);
+    peer = id;
     await opened(pc, channel, answer, signal);
     const connectMs = performance.now() - began;
     const { sent, received, lossRatio, roundTripMs } = await sendPackets(channel, signal, PACKETS);
     const figures = { connect_ms: connectMs, sent, received, loss_ratio: lossRatio, ...(roundTripMs === null ? {} : { round_trip_ms: roundTripMs }) };
     return received >= ENOUGH * sent ? { state: "passed", reason: "", figures } : { state: "warning", reason: "packet_loss", figures };
   } finally {
-    void api.endPeer(id);
+    pc.close();
+    if (peer) void api.endPeer(peer);
   }
 }
 
@@ -89,8 +95,9 @@ function described(pc, signal) {
  */
 function opened(pc, channel, answer, signal) {
   return settled(signal, ({ resolve, reject, listen, after }) => {
-    const late = () => reject(new ProbeError(isTriable(answer) ? "unreachable" : "not_offered"));
-    after(CONNECT_MS, late);
+    const isPublic = isTriable(answer);
+    const late = () => reject(new ProbeError(isPublic ? "unreachable" : "not_offered"));
+    after(isPublic ? CONNECT_MS : PRIVATE_CONNECT_MS, late);
     followState(pc, listen, (state) => state === "failed" && late());
     listen(channel, "open", () => resolve());
     pc.setRemoteDescription({ type: "answer", sdp: answer }).catch(reject);
@@ -102,7 +109,7 @@ function opened(pc, channel, answer, signal) {
  * often knows only its private one, and then nothing is learnt of the visitor's network.
  * @param {string} sdp
  */
-export function isTriable(sdp) {
+function isTriable(sdp) {
   const addresses = [...sdp.matchAll(/^a=candidate:\S+ \d+ \S+ \d+ (\S+) \d+ typ /gm)].map(([, address]) => address ?? "");
   return addresses.some((address) => !PRIVATE.test(address));
 }

@@ -10,18 +10,25 @@ const UNAUTHORIZED = 401;
 const REFUSED = new Set([UNAUTHORIZED, 403, 441]);
 const FULL = new Set([486, 508]);
 
+/** @param {number} code */
+const isAnswer = (code) => REFUSED.has(code) || FULL.has(code);
+
 export class Gathering {
   candidates = 0;
   /** ICE error codes: STUN's, and 701 where nothing answers. @type {number[]} */
   codes = [];
   isComplete = false;
+  /** URLs whose server said no. @type {Set<string>} */
+  #refused = new Set();
 
   /**
    * @param {RTCPeerConnection} pc
+   * @param {RTCIceServer[]} servers
    * @param {import("./settle.js").Steps["listen"]} listen
    * @param {{changed: () => void, found?: (candidate: RTCIceCandidate) => void}} tell
    */
-  constructor(pc, listen, { changed, found }) {
+  constructor(pc, servers, listen, { changed, found }) {
+    const urls = new Set(servers.flatMap((server) => server.urls)).size;
     listen(pc, "icecandidate", ({ candidate }) => {
       if (candidate === null) this.isComplete = true;
       // An empty candidate ends one generation, not all of them.
@@ -31,8 +38,11 @@ export class Gathering {
       }
       changed();
     });
-    listen(pc, "icecandidateerror", ({ errorCode }) => {
+    listen(pc, "icecandidateerror", ({ errorCode, url }) => {
       this.codes.push(errorCode);
+      if (url && isAnswer(errorCode)) this.#refused.add(url);
+      // Chromium goes on gathering over UDP after the last server has said no.
+      if (this.#refused.size >= urls) this.isComplete = true;
       changed();
     });
     listen(pc, "icegatheringstatechange", () => {

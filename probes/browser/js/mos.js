@@ -6,7 +6,7 @@
 /** @typedef {"excellent" | "good" | "fair" | "poor" | "bad"} Rating */
 
 export const WORST = 1;
-export const BEST = 4.5;
+const BEST = 4.5;
 export const ONE_WAY_DELAY_MS = 150;
 const CODEC_DELAY_MS = 30;
 const FLOOR_BPS = 30_000;

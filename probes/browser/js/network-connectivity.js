@@ -8,6 +8,7 @@ import { probeError, tell } from "./settle.js";
 import { verdictOf } from "./verdict.js";
 
 /** @typedef {import("./verdict.js").Transport} Transport */
+/** @typedef {import("./verdict.js").CheckResult} CheckResult */
 /** @typedef {import("./parley-probes.d.ts").NetworkConnectivity} NetworkConnectivity */
 /** @typedef {import("./parley-probes.d.ts").TransportResult} TransportResult */
 /**
@@ -30,7 +31,9 @@ export async function testNetwork(wish) {
   try {
     const session = await api.session(run.signal);
     const found = await checkAll(wish, session);
-    return concluded(wish, await withoutServer(wish, found), { region: session.region, node: session.node });
+    const where = { region: session.region, node: session.node };
+    if (!(await isWithoutServer(wish, found))) return concluded(wish, found, where);
+    return concluded(wish, found.some(carries) ? found : found.map(lost), { ...where, reason: "server_gone" });
   } catch (error) {
     return concluded(wish, [], { region: null, node: null, reason: probeError(error).reason });
   }
@@ -57,17 +60,23 @@ function checkAll({ api, Connection, run, track, transports, onProgress }, sessi
 }
 
 /**
- * A relay that stops answering together with its server is not a blocked one.
+ * Whether the server went away meanwhile. A relay may outlive it, and is of little use then.
  * @param {Wish} wish
  * @param {TransportResult[]} results
- * @returns {Promise<TransportResult[]>}
  */
-async function withoutServer({ api, run }, results) {
-  const isDoubtful = results.some(({ reason }) => GONE.has(reason)) && !results.some(({ state }) => state === "passed");
-  if (!isDoubtful || run.ended || (await api.answers(run.signal)) || run.ended) return results;
+async function isWithoutServer({ api, run }, results) {
+  const isTried = results.some(({ state }) => state !== "skipped");
+  if (!isTried || run.ended || (await api.answers(run.signal)) || run.ended) return false;
   api.forgetSession();
-  return results.map((one) => (GONE.has(one.reason) ? { ...one, state: "failed", reason: "server_gone" } : one));
+  return true;
 }
+
+/**
+ * A relay that stops answering together with its server is not a blocked one.
+ * @param {TransportResult} result
+ * @returns {TransportResult}
+ */
+const lost = (result) => (GONE.has(result.reason) ? { ...result, state: "failed", reason: "server_gone" } : result);
 
 /**
  * @param {Wish} wish
@@ -78,7 +87,7 @@ async function withoutServer({ api, run }, results) {
 function concluded({ api, run }, transports, { region, node, reason = "" }) {
   const isAborted = reason === "aborted" || transports.some(({ state }) => state === "aborted");
   const result = isAborted ? "aborted" : transports.some(carries) ? "passed" : "failed";
-  const server = { name: "api", state: /** @type {const} */ ("failed"), reason, target: hostOf(api.baseUrl) };
+  const checks = reason ? [...transports, failedApi(api, reason)] : transports;
   return {
     result,
     reason: isAborted ? "aborted" : reason || reasonOf(transports),
@@ -86,10 +95,21 @@ function concluded({ api, run }, transports, { region, node, reason = "" }) {
     region,
     node,
     server: api.baseUrl,
-    verdict: isAborted ? verdictOf([{ name: "turn", state: "aborted" }]) : verdictOf(reason ? [server] : transports),
+    verdict: verdictOf(checks),
+    checks,
     durationMs: run.elapsedMs,
   };
 }
+
+/**
+ * What verdictOf() has to know of a server that did not answer.
+ * @param {import("./probe-api.js").ProbeApi} api
+ * @param {import("./reasons.js").Reason} reason
+ * @returns {CheckResult}
+ */
+export const failedApi = (api, reason) => ({
+  name: "api", state: reason === "aborted" ? "aborted" : "failed", reason, target: hostOf(api.baseUrl),
+});
 
 /** @param {TransportResult} result */
 function carries({ state, reason, lossRatio }) {
@@ -102,7 +122,7 @@ function carries({ state, reason, lossRatio }) {
  * @param {TransportResult[]} transports
  * @returns {import("./reasons.js").Reason}
  */
-export function reasonOf(transports) {
+function reasonOf(transports) {
   if (transports.some(({ state }) => state === "passed")) return "";
   const tried = transports.filter(({ state }) => state !== "skipped");
   const telling = tried.find(carries) ?? tried.find(({ reason }) => reason !== "unreachable") ?? tried[0];

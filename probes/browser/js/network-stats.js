@@ -51,7 +51,7 @@ export class StatsHistory {
  * @param {Figures} after
  * @returns {Latest}
  */
-export function intervalOf(before, after) {
+function intervalOf(before, after) {
   const seconds = (after.atMs - before.atMs) / 1000;
   const bps = (/** @type {number | undefined} */ to, /** @type {number | undefined} */ from) =>
     to === undefined ? null : (8 * Math.max(0, to - (from ?? 0))) / seconds;
@@ -106,7 +106,7 @@ const sum = (one, other) => (one === null ? other : one + (other ?? 0));
  * @param {Latest[]} window oldest first
  * @returns {NetworkStats}
  */
-export function networkStatsOf(window) {
+function networkStatsOf(window) {
   const latest = window.at(-1);
   if (!latest) return { ...UNKNOWN, networkStateReasons: [], stats: {} };
   const worst = (/** @type {keyof Latest} */ name) => Math.max(0, ...window.map((one) => one[name] ?? 0));

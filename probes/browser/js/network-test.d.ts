@@ -13,8 +13,7 @@
  * the network goes away, and leaves no connection, timer, camera or server peer behind.
  */
 
-import type { CheckResult } from "./verdict.js";
-import type { Reason } from "./reasons.js";
+import type { CheckResult, Reason } from "./parley-probes.js";
 
 /** Either `baseUrl`, or the three of the original. */
 export interface SessionInfo {
@@ -106,14 +105,15 @@ export interface AudioResults {
   roundTripTime: number | null;
 }
 
-/** Only `supported` and `reason` where no video was tested. */
+/** Only `supported`, `reason` and the lowest score where no video was tested. */
 export interface VideoResults {
   supported: boolean;
   reason?: string;
   bitrate?: number;
   frameRate?: number;
   packetLossRatio?: number;
-  mos?: number;
+  /** 1 to 4.5. */
+  mos: number;
   rating?: Rating;
   /** null: video is not supported. */
   recommendedResolution?: string | null;
@@ -128,7 +128,7 @@ export interface VideoResults {
 export interface QualityResults {
   audio: AudioResults;
   video: VideoResults;
-  /** The same for `verdictOf` of verdict.js. */
+  /** The same for `verdictOf`. */
   checks: CheckResult[];
 }
 

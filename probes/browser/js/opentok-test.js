@@ -59,11 +59,11 @@ export class NetworkTest {
    * @returns {Promise<QualityResults>}
    */
   testQuality(updateCallback, onComplete) {
-    const isNone = updateCallback === undefined || updateCallback === null;
-    if (!isNone && (typeof updateCallback !== "function" || updateCallback.length !== 1)) {
+    // As in the original: anything false is none, and the error is thrown, not a rejection.
+    if (updateCallback && (typeof updateCallback !== "function" || updateCallback.length !== 1)) {
       throw new NetworkTestError("INVALID_ON_UPDATE_CALLBACK");
     }
-    const measured = this.#measure(updateCallback ?? undefined);
+    const measured = this.#measure(updateCallback || undefined);
     if (typeof onComplete === "function") {
       measured.then(
         (results) => tell(() => onComplete(undefined, results), null),

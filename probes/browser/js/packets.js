@@ -7,8 +7,8 @@ import { settled } from "./settle.js";
 
 /** @typedef {{sent: number, received: number, lossRatio: number, roundTripMs: number | null, maxRoundTripMs: number | null, durationMs: number}} Trips */
 
-export const PACKETS = 50;
-export const EVERY_MS = 20;
+const PACKETS = 50;
+const EVERY_MS = 20;
 /** Share of the packets that must come back for a pass. */
 export const ENOUGH = 0.95;
 const BYTES = 160;
@@ -65,7 +65,7 @@ export function sendPackets(channel, signal, count = PACKETS) {
  * @param {number} durationMs
  * @returns {Trips}
  */
-export function tripsOf(sent, trips, durationMs) {
+function tripsOf(sent, trips, durationMs) {
   const sorted = [...trips].sort((a, b) => a - b);
   return {
     sent,

@@ -35,6 +35,19 @@ export interface ProbeOptions {
   mediaDevices?: Pick<MediaDevices, "getUserMedia">;
 }
 
+/** One entry of any test, for `verdictOf`. */
+export interface CheckResult {
+  /** api, turn, ws, direct, quality-audio, quality-video or devices. */
+  name: string;
+  state: State;
+  reason?: Reason;
+  /** Of a turn check. */
+  transport?: TransportName | null;
+  region?: string | null;
+  /** `host:port` that was tried. */
+  target?: string | null;
+}
+
 /** One sentence, what it means for a call, and what to ask the network's owner for. */
 export interface Verdict {
   state: State;
@@ -84,7 +97,10 @@ export interface TransportResult {
 export interface NetworkConnectivity {
   /** `passed`: at least one transport carries packets. */
   result: "passed" | "failed" | "aborted";
-  /** "" when a transport carries them without any warning. */
+  /**
+   * "" when a transport carries them without any warning. `server_gone`: packets may pass, but the
+   * deployment's server does not answer any more.
+   */
   reason: Reason;
   /** Those that were begun; empty when the server could not be reached. */
   transports: TransportResult[];
@@ -93,6 +109,8 @@ export interface NetworkConnectivity {
   /** The base URL. */
   server: string;
   verdict: Verdict;
+  /** The transports, and the API where that did not answer. */
+  checks: CheckResult[];
   durationMs: number;
 }
 
@@ -131,7 +149,10 @@ export interface WebsocketConnectivity {
   abortedRegions: string[];
   failedRegions: string[];
   passedRegions: string[];
+  /** Empty when the list could not be had, and none was known from before. */
   regions: RegionResult[];
+  /** The regions, or the API where the list could not be had. */
+  checks: CheckResult[];
   server: string;
   durationMs: number;
 }
@@ -285,6 +306,9 @@ export class ProbeClient {
   /** Aborts what runs. */
   destroy(): void;
 }
+
+/** One verdict of several tests: `verdictOf([...network.checks, ...sockets.checks, ...quality.checks])`. */
+export function verdictOf(results: CheckResult[]): Verdict;
 
 export type * from "./network-test.js";
 export { ErrorNames, NetworkTest, NetworkTest as default } from "./network-test.js";

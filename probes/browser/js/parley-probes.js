@@ -5,4 +5,5 @@
  */
 
 export { ProbeClient } from "./probe-client.js";
+export { verdictOf } from "./verdict.js";
 export { ErrorNames, NetworkTest, NetworkTest as default } from "./network-test.js";

@@ -38,8 +38,10 @@ export class ProbeApi {
   #fetch;
   /** @type {ProbeSession | null} */
   #session = null;
-  /** The server's clock is ahead of performance.now() by so much. */
-  #aheadS = (Date.now() - performance.now()) / 1000;
+  /** @type {Region[]} */
+  #regions = [];
+  /** Both clocks of this page when the server's showed `nowS`. */
+  #clocks = { nowS: Date.now() / 1000, steadyMs: performance.now(), wallMs: Date.now() };
 
   /** @param {{baseUrl?: string, token?: string, fetch?: typeof fetch}} options */
   constructor({ baseUrl, token, fetch: ownFetch }) {
@@ -59,8 +61,9 @@ export class ProbeApi {
     if (this.#session && this.#session.expires_at - this.serverNowS() > MARGIN_S) return this.#session;
     const session = await this.call("POST", "/v1/probes/sessions", { token: this.#token, signal });
     if (!session?.ice_servers || !session.token) throw new ProbeError("http_status", "something else than Parley answers");
-    this.#aheadS = session.now - performance.now() / 1000;
+    this.#clocks = { nowS: session.now, steadyMs: performance.now(), wallMs: Date.now() };
     this.#session = session;
+    this.#regions = session.regions;
     return session;
   }
 
@@ -69,14 +72,29 @@ export class ProbeApi {
     this.#session = null;
   }
 
-  /** The server's clock, as far as the session told it, in Unix seconds. */
+  /**
+   * The server's clock, as far as the session told it, in Unix seconds. The steady clock may stand
+   * still while a computer sleeps, and the other may be set back: the one that went further counts.
+   */
   serverNowS() {
-    return performance.now() / 1000 + this.#aheadS;
+    const { nowS, steadyMs, wallMs } = this.#clocks;
+    return nowS + Math.max(performance.now() - steadyMs, Date.now() - wallMs) / 1000;
   }
 
-  /** @param {AbortSignal} signal @returns {Promise<Region[]>} */
+  /**
+   * The deployment's list, or the last one known: other regions may live when this one is gone.
+   * @param {AbortSignal} signal
+   * @returns {Promise<Region[]>}
+   */
   async regions(signal) {
-    return (await this.call("GET", "/v1/probes/regions", { signal })).regions;
+    try {
+      const found = await this.call("GET", "/v1/probes/regions", { signal });
+      if (!Array.isArray(found?.regions)) throw new ProbeError("http_status", "something else than Parley answers");
+      this.#regions = found.regions;
+    } catch (error) {
+      if (signal.aborted || !this.#regions.length) throw error;
+    }
+    return this.#regions;
   }
 
   /**

@@ -49,7 +49,9 @@ export function isSupported({ mediaDevices, RTCPeerConnection }) {
  * @returns {Promise<Kinds>} rejects with NetworkTestError
  */
 export async function deviceKinds({ mediaDevices }) {
-  const devices = await mediaDevices?.enumerateDevices?.().catch(() => null);
+  // Not from a secure origin, for one.
+  if (!mediaDevices?.enumerateDevices) throw new NetworkTestError("FAILED_TO_OBTAIN_MEDIA_DEVICES", "unsupported");
+  const devices = await mediaDevices.enumerateDevices().catch(() => null);
   if (!devices) throw new NetworkTestError("FAILED_TO_OBTAIN_MEDIA_DEVICES");
   const has = (/** @type {MediaDeviceKind} */ wanted) => devices.some(({ kind }) => kind === wanted);
   return { audio: has("audioinput"), video: has("videoinput") };
@@ -190,7 +192,7 @@ export async function subscribed(pc, stream, signal) {
     report.forEach((entry) => {
       if (entry.type === "inbound-rtp" && entry.bytesReceived > 0) missing.delete(entry.kind ?? entry.mediaType);
     });
-    if (performance.now() > until) throw new NetworkTestError("SUBSCRIBE_TO_SESSION_ERROR", "relay_silent");
+    if (missing.size && performance.now() > until) throw new NetworkTestError("SUBSCRIBE_TO_SESSION_ERROR", "relay_silent");
     if (missing.size) await pause(LOOK_MS, signal);
   }
 }

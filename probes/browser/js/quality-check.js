@@ -5,6 +5,7 @@
  */
 
 import { lossRatio } from "./connection-figures.js";
+import { addTracks } from "./publisher.js";
 import { audioResults, checksOf, videoResults } from "./quality-results.js";
 import { readingOf } from "./quality-run.js";
 import { wishOf } from "./relay-check.js";
@@ -31,6 +32,10 @@ const SILENT_SECONDS = 4;
 /** With fewer readings there are no figures. */
 const MIN_READINGS = 3;
 const KINDS = /** @type {const} */ (["audio", "video"]);
+/** Of a check that was cut short; a camera that is taken away says nothing of the network. */
+const STATES = /** @type {Partial<Record<import("./reasons.js").Reason, import("./reasons.js").State>>} */ ({
+  aborted: "aborted", device_in_use: "warning",
+});
 
 /** @param {Wish} wish @returns {Promise<Finding[]>} sound, then picture; never rejects */
 export async function checkQuality(wish) {
@@ -41,23 +46,24 @@ export async function checkQuality(wish) {
   const durationMs = performance.now() - began;
   const findings = findingsOf(readings, wish.session.region);
   if (!cut) return findings.map((finding) => ({ ...finding, durationMs }));
-  const state = cut.reason === "aborted" ? "aborted" : "failed";
+  const state = STATES[cut.reason] ?? "failed";
   return findings.map((finding) => ({ ...finding, state, reason: cut.reason, durationMs }));
 }
 
 /** @param {Wish} wish @param {Reading[]} readings grows */
 async function watched({ api, session, servers, Connection, run, stream, durationS, onSecond }, readings) {
   const wish = wishOf({ api, session, Connection, run, track: null }, servers);
-  const prepare = (/** @type {RTCPeerConnection} */ pc) => {
-    for (const track of stream.getTracks()) pc.addTrack(track, stream);
-  };
+  const prepare = (/** @type {RTCPeerConnection} */ pc) => addTracks(pc, stream);
+  // Credentials that another relay refused took the session with them.
+  await api.session(run.signal);
   const { here, close } = await openServerLink({ ...wish, prepare }, api, "echo");
   try {
     const began = performance.now();
     readings.push(await readingOf(here));
     let silent = 0;
-    for (let number = 1; number <= durationS; number++) {
+    for (let number = 1; number <= durationS; number = secondAfter(number, performance.now() - began)) {
       await pause(Math.max(0, began + number * EVERY_MS - performance.now()), run.signal);
+      if (stream.getTracks().some(({ readyState }) => readyState === "ended")) throw new ProbeError("device_in_use");
       readings.push(await readingOf(here));
       const second = secondOf(readings);
       tell(onSecond, { at_s: number, ...second });
@@ -70,7 +76,7 @@ async function watched({ api, session, servers, Connection, run, stream, duratio
 }
 
 /** What came back in the last second. @param {Reading[]} readings */
-export function secondOf(readings) {
+function secondOf(readings) {
   const [before, after] = /** @type {[Reading, Reading]} */ (readings.slice(-2));
   const grown = (/** @type {"bytesReceived" | "packetsReceived" | "lostReceived"} */ name) =>
     KINDS.reduce((sum, kind) => sum + Math.max(0, (after[kind]?.[name] ?? 0) - (before[kind]?.[name] ?? 0)), 0);
@@ -83,15 +89,17 @@ export function secondOf(readings) {
 }
 
 /** @param {Reading[]} readings @param {string} region @returns {Finding[]} */
-export function findingsOf(readings, region) {
+function findingsOf(readings, region) {
   const isEnough = readings.length >= MIN_READINGS;
   const audio = audioResults(readings);
   const video = videoResults(readings);
-  const trip = audio.roundTripTime === null ? {} : { round_trip_ms: audio.roundTripTime };
+  const trips = readings.flatMap(({ roundTripMs }) => roundTripMs ?? []).sort((a, b) => a - b);
+  const median = trips[Math.floor(trips.length / 2)];
+  const trip = median === undefined ? {} : { round_trip_ms: median };
   const figures = [
     { mos: audio.mos, bitrate_kbps: audio.bitrate / 1000, loss_ratio: audio.packetLossRatio, ...trip },
     {
-      mos: video.mos ?? 0, bitrate_kbps: (video.bitrate ?? 0) / 1000, loss_ratio: video.packetLossRatio ?? 0, frame_rate: video.frameRate ?? 0,
+      mos: video.mos, bitrate_kbps: (video.bitrate ?? 0) / 1000, loss_ratio: video.packetLossRatio ?? 0, frame_rate: video.frameRate ?? 0,
       available_kbps: (video.availableOutgoingBitrate ?? 0) / 1000,
     },
   ];

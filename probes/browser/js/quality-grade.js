@@ -33,7 +33,7 @@ const BPS = /** @type {[number, number]} */ ([1_100_000, 700_000]);
  * @param {(number | null)[]} values
  * @returns {number | null}
  */
-export function average(values) {
+function average(values) {
   /** @type {number | null} */
   let mean = null;
   for (const value of values) {

@@ -153,7 +153,7 @@ export function hasSettled(readings, kind) {
 export function checksOf(audio, video, region) {
   const trip = audio.roundTripTime;
   const sound = audio.supported ? graded(audio, trip) : failed();
-  const isTested = video.mos !== undefined;
+  const isTested = video.bitrate !== undefined;
   const isLittle = carriedBps(video.bitrate ?? 0, video.availableOutgoingBitrate ?? null) < LITTLE_BPS;
   const picture = !video.supported ? failed() : isLittle ? little() : graded(video, trip);
   return [

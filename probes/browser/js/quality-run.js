@@ -6,10 +6,12 @@
 
 import { figuresOf } from "./connection-figures.js";
 import { NetworkTestError } from "./error-names.js";
+import { stateOf } from "./gathering.js";
 import { capture, deviceKinds, isSupported, publish, stopTracks, subscribed } from "./publisher.js";
 import { audioResults, checksOf, hasSettled, videoResults } from "./quality-results.js";
+import { WORST } from "./mos.js";
 import { AUDIO_MIN_MOS } from "./recommend.js";
-import { pause, probeError, settled, tell } from "./settle.js";
+import { pause, probeError, secondAfter, settled, tell } from "./settle.js";
 import { enter } from "./test-session.js";
 
 /** @typedef {import("./quality-results.js").Reading} Reading */
@@ -24,7 +26,7 @@ import { enter } from "./test-session.js";
 
 /** Of everything: questions for devices, two phases, and opening and closing each. */
 export const QUALITY_LIMIT_MS = 120_000;
-export const MIN_MS = 5_000;
+const MIN_MS = 5_000;
 const MAX_MS = 30_000;
 const AUDIO_ONLY_MS = 10_000;
 const EVERY_MS = 1_000;
@@ -47,7 +49,7 @@ export async function testQuality(scene) {
     const readings = await phase(scene, stream, wanted.video ? "audio-video" : "audio-only");
     const audio = audioResults(readings);
     /** @type {import("./network-test.d.ts").VideoResults} */
-    const video = wanted.video ? videoResults(readings) : { supported: false, reason: isAsked ? NO_CAMERA : NOT_ASKED };
+    const video = wanted.video ? videoResults(readings) : { supported: false, reason: isAsked ? NO_CAMERA : NOT_ASKED, mos: WORST };
     const needsAgain = wanted.video && audio.mos < AUDIO_MIN_MOS && !scene.isStopped();
     const sound = needsAgain ? audioResults(await withoutVideo(scene, stream)) : audio;
     return { audio: sound, video, checks: checksOf(sound, video, session.region) };
@@ -120,7 +122,7 @@ async function sampled(scene, pc, name, signal) {
   const kind = name === "audio-only" ? "audio" : "video";
   const readings = [await readingOf(pc)];
   let silent = 0;
-  for (let number = 1; ; number++) {
+  for (let number = 1; ; number = secondAfter(number, performance.now() - began)) {
     const dueMs = Math.min(number * EVERY_MS, endMs);
     await pause(Math.max(0, began + dueMs - performance.now()), signal);
     const before = /** @type {Reading} */ (readings.at(-1));
@@ -128,7 +130,7 @@ async function sampled(scene, pc, name, signal) {
     readings.push(reading);
     tell(scene.onUpdate, updateOf(before, reading, name));
     silent = hasCome(before, reading) ? 0 : silent + 1;
-    if (silent >= SILENT || /^(failed|closed)$/.test(pc.connectionState)) throw await silence(scene);
+    if (silent >= SILENT || /^(failed|closed)$/.test(stateOf(pc))) throw await silence(scene);
     const elapsedMs = performance.now() - began;
     const isLongEnough = elapsedMs >= MIN_MS;
     if (elapsedMs >= endMs || (isLongEnough && (scene.isStopped() || hasSettled(readings, kind)))) return readings;
@@ -139,7 +141,7 @@ async function sampled(scene, pc, name, signal) {
  * @param {"audio-video" | "audio-only"} name
  * @param {number | undefined} timeout outside 5 to 30 s it is ignored
  */
-export function durationMs(name, timeout) {
+function durationMs(name, timeout) {
   const usual = name === "audio-only" ? AUDIO_ONLY_MS : MAX_MS;
   const isGood = typeof timeout === "number" && timeout >= MIN_MS && timeout <= MAX_MS;
   return isGood ? timeout : usual;
@@ -149,11 +151,23 @@ export function durationMs(name, timeout) {
 export async function readingOf(pc) {
   const report = await pc.getStats().catch(() => null);
   if (!report) throw new NetworkTestError("SUBSCRIBER_GET_STATS_ERROR", "unsupported");
-  let [width, height] = [0, 0];
-  report.forEach(({ type, kind, frameWidth, frameHeight }) => {
-    if (type === "inbound-rtp" && kind === "video" && frameWidth) [width, height] = [frameWidth, frameHeight];
+  return { ...figuresOf(report, performance.now()), ...pictureOf(report, pc) };
+}
+
+/**
+ * The size of the picture that comes back, or of the one that is sent where a browser does not tell.
+ * @param {RTCStatsReport} report
+ * @param {RTCPeerConnection} pc
+ */
+function pictureOf(report, pc) {
+  /** @type {Record<string, {width: number, height: number}>} */
+  const told = {};
+  report.forEach(({ type, frameWidth: width, frameHeight: height }) => {
+    if (width && height) told[type] = { width, height };
   });
-  return { ...figuresOf(report, performance.now()), width, height };
+  const camera = pc.getSenders?.().find(({ track }) => track?.kind === "video")?.track?.getSettings?.();
+  const { width = 0, height = 0 } = told["inbound-rtp"] ?? told["outbound-rtp"] ?? camera ?? {};
+  return { width, height };
 }
 
 /** @param {Reading} before @param {Reading} after */

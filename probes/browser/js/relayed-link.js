@@ -25,9 +25,9 @@ import { ProbeError, probeError, settled } from "./settle.js";
  * @property {() => void} close
  */
 
-export const GATHER_MS = 5_000;
+const GATHER_MS = 5_000;
 /** Long enough for ICE, DTLS and SCTP where a round trip through the relay and back takes a second. */
-export const CONNECT_MS = 10_000;
+const CONNECT_MS = 10_000;
 const SERVER_CONNECT_MS = 6_000;
 /** A connection that fails sooner was refused; one that fails later had no answer. */
 const REFUSAL_MS = 3_000;
@@ -121,13 +121,12 @@ function opened(wish, here, there, close) {
     const state = (/** @type {string} */ word) => {
       if (word !== "failed") return;
       if (!connectableAt) return none();
-      const isRefused = performance.now() - connectableAt < REFUSAL_MS;
-      fail(new ProbeError(isRefused ? "peer_denied" : "relay_silent", "the connection failed"));
+      fail(cutOff(connectableAt));
     };
     after(GATHER_MS, () => connectableAt || none());
     for (const [from, to] of /** @type {const} */ ([[here, there], [there, here]])) {
       const found = (/** @type {RTCIceCandidate} */ candidate) => void to.addIceCandidate(candidate).catch(() => {});
-      ends.push(new Gathering(from, listen, { changed, found }));
+      ends.push(new Gathering(from, wish.servers, listen, { changed, found }));
       followState(from, listen, state);
     }
     listenForEcho(there);
@@ -136,6 +135,12 @@ function opened(wish, here, there, close) {
     wish.prepare?.(here);
     exchange(here, there).catch(fail);
   });
+}
+
+/** @param {number} since when both ends could begin @returns {ProbeError} */
+function cutOff(since) {
+  const isRefused = performance.now() - since < REFUSAL_MS;
+  return new ProbeError(isRefused ? "peer_denied" : "relay_silent", "the connection failed");
 }
 
 /** @param {RTCPeerConnection} there */
@@ -181,7 +186,7 @@ function described(wish, here) {
       isWaiting = true;
       after(MORE_MS, done);
     };
-    const gathering = new Gathering(here, listen, { changed });
+    const gathering = new Gathering(here, wish.servers, listen, { changed });
     after(GATHER_MS, () => isWaiting || none());
     here.createOffer().then((offer) => here.setLocalDescription(offer)).catch((error) => reject(probeError(error)));
   });
@@ -196,10 +201,9 @@ function described(wish, here) {
  */
 function ready(signal, here, channel, { sdp }) {
   return settled(signal, ({ resolve, reject, listen, after }) => {
+    const began = performance.now();
     after(SERVER_CONNECT_MS, () => reject(new ProbeError("relay_silent", "no connection in time")));
-    followState(here, listen, (state) => {
-      if (state === "failed") reject(new ProbeError("relay_silent", "the connection failed"));
-    });
+    followState(here, listen, (state) => state === "failed" && reject(cutOff(began)));
     listen(channel, "open", () => resolve());
     here.setRemoteDescription({ type: "answer", sdp }).catch((error) => reject(probeError(error)));
   });

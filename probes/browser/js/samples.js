@@ -6,10 +6,10 @@
 /** @typedef {{atS: number, bytes: number, packets: number, lost: number, frames?: number}} Sample */
 /** @typedef {{bitrateBps: number, lossRatio: number, frameRate: number, packets: number}} Rate */
 
-export const WINDOW_S = 5;
-export const MIN_SAMPLES = 5;
-export const MAX_RISE = 0.05;
-export const MAX_FALL = 0.1;
+const WINDOW_S = 5;
+const MIN_SAMPLES = 5;
+const MAX_RISE = 0.05;
+const MAX_FALL = 0.1;
 
 /**
  * @param {Sample} before
@@ -34,7 +34,7 @@ export function rate(before, after) {
  * @param {Sample[]} samples
  * @returns {Rate[]} the intervals between neighbours
  */
-export function rates(samples) {
+function rates(samples) {
   return samples.slice(1).map((after, index) => rate(/** @type {Sample} */ (samples[index]), after));
 }
 

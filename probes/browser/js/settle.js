@@ -9,9 +9,12 @@
  * @property {(value?: any) => void} resolve
  * @property {(error: Error) => void} reject
  * @property {(target: EventTarget, name: string, listener: (event: any) => void) => void} listen
- * @property {(ms: number, act: () => void) => void} after
+ * @property {(ms: number, act: () => void) => void} after a deadline; begins anew in a page that stood still meanwhile
  * @property {(act: () => void) => void} release called when the promise settles
  */
+
+/** Timers of a hidden tab are up to a second late. */
+const STOOD_STILL_MS = 1_500;
 
 /** Why something did not come about, in a word of reasons.js. */
 export class ProbeError extends Error {
@@ -62,7 +65,9 @@ export function settled(signal, begin) {
       },
       after(ms, act) {
         if (isDone) return;
-        const timer = setTimeout(act, ms);
+        const due = performance.now() + ms;
+        // What the page could not do or hear in that time is no fault of the network.
+        const timer = setTimeout(() => (performance.now() - due > STOOD_STILL_MS ? steps.after(ms, act) : act()), ms);
         undo.push(() => clearTimeout(timer));
       },
       release(act) {
@@ -75,7 +80,11 @@ export function settled(signal, begin) {
       return;
     }
     steps.listen(signal, "abort", () => steps.reject(signal.reason));
-    begin(steps);
+    try {
+      begin(steps);
+    } catch (error) {
+      steps.reject(/** @type {Error} */ (error));
+    }
   });
 }
 
@@ -84,7 +93,18 @@ export function settled(signal, begin) {
  * @param {AbortSignal} signal
  * @returns {Promise<void>}
  */
-export const pause = (ms, signal) => settled(signal, ({ resolve, after }) => after(ms, resolve));
+export const pause = (ms, signal) =>
+  settled(signal, ({ resolve, release }) => {
+    const timer = setTimeout(resolve, ms);
+    release(() => clearTimeout(timer));
+  });
+
+/**
+ * The whole second to wait for after this one; those in which the page stood still are left out.
+ * @param {number} number
+ * @param {number} elapsedMs
+ */
+export const secondAfter = (number, elapsedMs) => Math.max(number, Math.floor(elapsedMs / 1000)) + 1;
 
 /** One running test: its bounds in time, and whoever may end it. */
 export class Run {

@@ -51,7 +51,7 @@ function urlOf(text) {
  * @param {ProbeApi} api
  * @param {SessionInfo} sessionInfo
  * @param {AbortSignal} signal
- * @returns {Promise<ProbeSession>} rejects with NetworkTestError
+ * @returns {Promise<ProbeSession>} rejects with NetworkTestError; an abort with the signal's reason
  */
 export async function enter(api, { sessionId, token }, signal) {
   if (sessionId !== undefined && !isSessionId(sessionId)) throw new NetworkTestError("CONNECT_TO_SESSION_ID_ERROR");
@@ -59,7 +59,7 @@ export async function enter(api, { sessionId, token }, signal) {
   try {
     session = await api.session(signal);
   } catch (error) {
-    throw refusal(error);
+    throw signal.aborted ? signal.reason : refusal(error);
   }
   if (token && !(await isAccepted(api, token, signal))) {
     throw new NetworkTestError("CONNECT_TO_SESSION_TOKEN_ERROR");
@@ -92,6 +92,7 @@ async function isAccepted(api, token, signal) {
     await api.call("GET", "/v1/probes/peers/none", { token, signal });
   } catch (error) {
     const { reason, code } = probeError(error);
+    if (signal.aborted) throw signal.reason;
     if (code === 401 || code === 403) return false;
     if (code !== 404) throw new NetworkTestError("CONNECT_TO_SESSION_NETWORK_ERROR", reason);
   }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { hostOf } from "./network-connectivity.js";
+import { failedApi, hostOf } from "./network-connectivity.js";
 import { ProbeError, probeError, settled, tell } from "./settle.js";
 
 /** @typedef {import("./probe-api.js").Region} Region */
@@ -221,6 +221,7 @@ function concluded({ api, run }, regions, reason = "") {
     failedRegions,
     passedRegions,
     regions,
+    checks: reason ? [failedApi(api, reason)] : regions,
     server: api.baseUrl,
     durationMs: run.elapsedMs,
   };

@@ -104,14 +104,13 @@ export class HttpSocket {
   async #hello(text) {
     const answer = await this.#ask(this.#sessions, { method: "POST", body: text });
     if (answer.status !== 201) return this.#refused(answer);
-    const { messages } = await answer.json();
-    const [first] = messages;
+    const { results, ...greeting } = await answer.json();
     this.#session = {
-      url: `${this.#sessions}/${encodeURIComponent(first.session)}`,
-      secret: first.resume.secret,
+      url: `${this.#sessions}/${encodeURIComponent(greeting.session)}`,
+      secret: greeting.resume.secret,
     };
-    this.#last = first.type === "resumed" ? first.from_seq - 1 : 0;
-    this.#deliver(messages);
+    this.#last = greeting.type === "resumed" ? greeting.from_seq - 1 : 0;
+    this.#deliver([greeting, ...results]);
     if (this.readyState === 1) void this.#listen(this.#session);
   }
 

@@ -4,6 +4,7 @@
  */
 
 const TOKEN_MS = 5_000;
+const SPRITE = "/img/icons.svg";
 
 /**
  * @param {string} id
@@ -57,7 +58,17 @@ export function icon(name) {
  * @param {string} name
  */
 export function setIcon(svg, name) {
-  svg.firstElementChild?.setAttribute("href", `/img/icons.svg#${name}`);
+  const isHeld = document.getElementById(`icon-${name}`) !== null;
+  svg.firstElementChild?.setAttribute("href", isHeld ? `#icon-${name}` : `${SPRITE}#${name}`);
+}
+
+/** Takes the icons into the page: a server that goes away must not take the crosses along. */
+export async function holdIcons() {
+  const text = await fetch(SPRITE).then((answer) => answer.text(), () => "<svg/>");
+  const sprite = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
+  for (const symbol of sprite.querySelectorAll("symbol")) symbol.id = `icon-${symbol.id}`;
+  sprite.setAttribute("hidden", "");
+  document.body.append(sprite);
 }
 
 /**

@@ -209,9 +209,10 @@ export class SignalingClient extends Session {
    * @protected
    */
   onResumed(message) {
-    if (message.room) this.#showRoom(message.room);
+    const [room] = message.rooms;
+    if (room) this.#showRoom(room);
     else if (this.room !== null) this.#showRoom({ room: null, revision: 0, peers: [] });
-    this.#calls.resumed(message.calls ?? []);
+    this.#calls.resumed(message.calls);
     this.#links.networkChanged();
   }
 

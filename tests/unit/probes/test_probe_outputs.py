@@ -119,11 +119,12 @@ def test_the_time_that_prometheus_allows(header: str | None, seconds: float) -> 
     assert timeout_of(header) == seconds
 
 
-@given(st.floats(FLOOR_BPS, CEILING_BPS), st.booleans(), st.floats(0, 1))
-def test_pacing_stays_in_its_bounds(rate: float, has_lost: bool, loss: float) -> None:
-    after = Pace(rate, has_lost).next(loss)
-    assert FLOOR_BPS <= after.rate_bps <= CEILING_BPS
-    assert after.has_lost or not has_lost
+@given(st.floats(FLOOR_BPS, CEILING_BPS), st.booleans(), st.lists(st.floats(0, 1), max_size=9))
+def test_pacing_stays_in_its_bounds(rate: float, is_settling: bool, losses: list[float]) -> None:
+    pace = Pace(rate, is_settling=is_settling)
+    for loss in losses:
+        pace = pace.next(loss)
+        assert FLOOR_BPS <= pace.rate_bps <= CEILING_BPS
 
 
 @pytest.mark.parametrize("link", [150_000.0, 300_000.0, 1_000_000.0])

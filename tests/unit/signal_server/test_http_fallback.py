@@ -71,6 +71,9 @@ class Endpoint:
         elif kind == "fail":
             raise RuntimeError("a bug")
 
+    async def settled(self, connection: HttpConnection) -> None:
+        """At once."""
+
     def closed(self, connection: HttpConnection, code: int) -> None:
         self.closed_with.append((connection.id, code))
         self.connections.pop(connection.id)

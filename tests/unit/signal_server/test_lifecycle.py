@@ -41,7 +41,9 @@ class TestResume:
         b.disconnect()
         a.send("leave")
         c = driver.connect()
-        room = driver.resume(b, 1).take("resumed")[0]["room"]
+        resumed = driver.resume(b, 1).take("resumed")[0]
+        (room,) = resumed["rooms"]
+        assert resumed["calls"] == []
         assert [peer["peer"] for peer in room["peers"]] == [c.peer]
         assert room["revision"] == driver.board.rooms["AC1", "r"].revision - 1
 

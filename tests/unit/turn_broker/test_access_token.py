@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turn_broker.accounts.access_token import AccessTokens, Claims, Grants, TokenRefusal, matches
+from turn_broker.accounts.access_token import AccessTokens, Claims, Grants, TokenRefusal
 from turn_broker.accounts.table import Account, Accounts, Algorithm, ApiKey
+from turn_broker.globs import matches
 
 NOW = 1_800_000_000
 AC1, AC2 = "AC" + "1" * 32, "AC" + "2" * 32

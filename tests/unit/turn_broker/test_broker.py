@@ -18,7 +18,7 @@ from turn_broker.secret_ring import SecretRing
 
 NOW = 1_800_000_000
 AC1, AC2 = "AC" + "1" * 32, "AC" + "2" * 32
-ENTROPY = bytes(range(10))
+ENTROPY = bytes(range(20))
 KINDS = {
     "tls": "turns:{0}:443?transport=tcp",
     "stun": "stun:{0}:3478",
@@ -56,22 +56,22 @@ def test_known_vector() -> None:
     """Digest: HMAC-SHA256("key", "AC1..|alice"); password: HMAC-SHA1("secret", username).
 
     Made with openssl, not with this code:
-    printf '%s' "$AC1|alice" | openssl dgst -sha256 -hmac key -binary | head -c 10 | base32
+    printf '%s' "$AC1|alice" | openssl dgst -sha256 -hmac key -binary | head -c 10 | xxd -p
     printf '%s' "$username" | openssl dgst -sha1 -hmac secret -binary | base64
     """
     grant = granted(broker(), ttl=600)
 
-    assert grant.username == "1800000600:nhe5rvhqwgrkmlxs.aaaqeayeaudaocaj"
-    assert grant.credential == "dXKeQUpwo4q+Afsbo6jSsUiWXUo="
+    assert grant.username == "1800000600:69c9d8d4f0b1a2a62ef2.00010203040506070809"
+    assert grant.credential == "lGIDw48RSFtDtja1OzTRZgQ8rws="
     assert (grant.ttl, grant.expires_at) == (600, NOW + 600)
-    assert grant.id == "nhe5rvhqwgrkmlxs.aaaqeayeaudaocaj"
+    assert grant.id == "69c9d8d4f0b1a2a62ef2.00010203040506070809"
 
 
 def test_an_identity_keeps_its_digest_and_shares_it_with_nobody() -> None:
     one = broker()
     digest = granted(one).id.split(".")[0]
 
-    assert granted(one, entropy=b"another" * 2).id.split(".")[0] == digest
+    assert granted(one, entropy=b"another" * 3).id.split(".")[0] == digest
     assert granted(one, "bob").id.split(".")[0] != digest
     assert one.identity_digest(AC2, "alice") != digest
     assert one.identity_digest(AC1, "alice") == digest
@@ -81,13 +81,13 @@ def test_an_identity_keeps_its_digest_and_shares_it_with_nobody() -> None:
 
 def test_without_a_subject_every_credential_is_an_identity_of_its_own() -> None:
     one = broker()
-    first = granted(one, None, entropy=b"0123456789")
-    second = granted(one, None, entropy=b"0123456780")
+    first = granted(one, None, entropy=bytes(10) + b"0123456789")
+    second = granted(one, None, entropy=bytes(10) + b"0123456780")
 
     assert first.id.split(".")[0] != second.id.split(".")[0]
 
 
-@given(subject=st.text(max_size=200), entropy=st.binary(min_size=10, max_size=32))
+@given(subject=st.text(max_size=200), entropy=st.binary(min_size=20, max_size=32))
 def test_names_are_good_for_coturn_and_tell_nothing(subject: str, entropy: bytes) -> None:
     grant = granted(broker(), subject, entropy=entropy)
 
@@ -96,7 +96,7 @@ def test_names_are_good_for_coturn_and_tell_nothing(subject: str, entropy: bytes
     assert parsed.opaque_id == grant.id
     assert len(grant.username) < 60
     digest, token_id = grant.id.split(".")
-    assert len(digest) == len(token_id) == 16
+    assert len(digest) == len(token_id) == 20
     assert SecretRing("secret").verify(grant.username, grant.credential, NOW) is not None
 
 
@@ -135,9 +135,9 @@ def test_an_identity_stays_with_its_node_and_identities_are_spread() -> None:
     def first(subject: str | None, entropy: bytes = ENTROPY) -> str:
         return granted(one, subject, entropy=entropy, max_urls=1).ice_servers[-1].urls[0]
 
-    assert len({first("alice", bytes([n] * 10)) for n in range(50)}) == 1
+    assert len({first("alice", bytes([5 * n]) * 20) for n in range(50)}) == 1
     assert len({first(f"user-{n}") for n in range(50)}) == 3
-    assert len({first(None, bytes([n] * 10)) for n in range(50)}) == 3
+    assert len({first(None, bytes([5 * n]) * 20) for n in range(50)}) == 3
 
 
 def test_each_account_mints_with_its_ring_of_the_moment() -> None:

@@ -41,6 +41,7 @@ class Control:
     """A TURN server without a network."""
 
     software = "fake 1"
+    doubted_records = 7
 
     def __init__(self) -> None:
         self.open: dict[str, SessionOpened] = {}
@@ -308,6 +309,10 @@ async def test_the_report_tells_of_the_node(world: World) -> None:
     report = await reported(world)
     assert (report.node, report.software, report.live) == (NODE, "fake 1", 1)
     assert [each.id for each in report.sessions] == ["alice.one"]
+    assert (report.cut, report.cuts, report.doubted) == (0, {}, 7)
+    await world.fleet.revoke(Revocation(scope="token", name="alice.one", until=2**40), 0)
+    await world.until(lambda: world.agent.report().cut == 1)
+    assert world.agent.report().cuts == {"revoked": 1}
 
 
 async def test_a_flaw_of_ours_is_counted_and_the_rest_goes_on(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from turn_broker.fleet.messages import SeenUrl
 from turn_broker.ice_servers import TurnUri, parse_turn_uri
 from turn_broker.nodes.choice import _MAX_ANSWERS, _MAX_PLANS
 from turn_broker.nodes.health import LAST_GOOD_SPAN_S, NodeList, TurnNode, Verdict
@@ -227,7 +230,50 @@ def test_unproven_counts_as_up() -> None:
 
     (health, *_) = nodes.statuses()[0].urls
     assert (health.is_listed, health.verdict, health.reason) == (True, "unproven", "forbidden")
-    assert (health.good_at, health.changed_at) == (7, 7)
+    assert health.good_at == 7
+
+
+def found(
+    name: str, kind: str, verdict: Literal["up", "unproven", "down"], reason: str = ""
+) -> SeenUrl:
+    """By a broker elsewhere."""
+    works = verdict != "down"
+    url = str(uri(name, kind))
+    return SeenUrl(node=name, url=url, works=works, verdict=verdict, reason=reason)
+
+
+def test_without_a_prober_of_ours_others_decide() -> None:
+    nodes = NodeList([node("a"), node("b")])
+    version = nodes.version
+    nodes.hear([found("a", "udp", "down", "timeout"), found("stranger", "udp", "down")], 5)
+
+    assert uri("a", "udp") not in nodes.choose(transports=("udp",)).urls
+    assert nodes.version == version + 1
+    (health, *_) = nodes.statuses()[0].urls
+    assert (health.is_listed, health.told) == (False, ("down", "timeout"))
+    nodes.hear([found("a", "udp", "down"), found("a", "udp", "up")], 6)
+    (health, *_) = nodes.statuses()[0].urls
+    assert (health.is_listed, health.told, health.good_at) == (True, ("up", ""), 6)
+    nodes.hear([], 7)
+    assert nodes.statuses()[0].urls[0].told == ("unknown", "")
+    assert nodes.version == version + 2  # nothing known, and somebody's proof: handed out
+
+
+def test_a_proof_of_anybody_is_a_proof() -> None:
+    nodes = NodeList([node("a")])
+    fail(nodes, "a", "udp")
+    assert nodes.seen() == (
+        SeenUrl(node="a", url=str(uri("a", "udp")), works=False, verdict="down", reason="timeout"),
+    )
+    nodes.hear([found("a", "udp", "up")], 5)
+    (health, *_) = nodes.statuses()[0].urls
+    assert (health.is_listed, health.told) == (True, ("down", "timeout"))
+    good(nodes, "a", "tcp")
+    nodes.hear([found("a", "udp", "down"), found("a", "tcp", "down")], 6)
+    assert uri("a", "udp") not in nodes.choose().urls
+    assert uri("a", "tcp") in nodes.choose().urls
+    assert not nodes.observe("a", uri("a", "udp"), "up", 7)
+    assert nodes.observe("a", uri("a", "udp"), "up", 8)
 
 
 def test_a_draining_node_is_not_chosen() -> None:

@@ -1,0 +1,122 @@
+"""A deployment with nothing wrong, tested again and again in one Chromium: no test may fail."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployments import Deployment, whole
+from networks import Network, network
+from people import CHROMIUM, FLAGS, OUTPUT
+from playwright.sync_api import Page, sync_playwright
+from probe_pages import page_of
+from rtc import needs_own_network
+
+pytestmark = [
+    pytest.mark.chromium,
+    pytest.mark.coturn,
+    pytest.mark.root,
+    needs_own_network,
+]
+
+RUNS, QUALITY_RUNS = (50, 10) if os.environ.get("PARLEY_LONG") == "1" else (3, 1)
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Network]:
+    with network(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def deployment(net: Network, tmp_path: Path) -> Iterator[Deployment]:
+    with whole(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def page(net: Network, deployment: Deployment) -> Iterator[Page]:
+    """Beyond the network; it trusts whatever certificate the relay has."""
+    origin = f"--unsafely-treat-insecure-origin-as-secure={deployment.url}"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=net.command(CHROMIUM),
+            args=[*FLAGS, "--ignore-certificate-errors", origin],
+            timeout=60_000,
+        )
+        with page_of(chromium.new_context(), deployment) as opened:
+            yield opened
+        chromium.close()
+
+
+def test_clean_runs_never_fail(page: Page) -> None:
+    found = page.evaluate(
+        """async ([runs, qualityRuns]) => {
+      const timed = async (begin) => {
+        const began = performance.now();
+        const [found, ...reasons] = await begin();
+        return { found, reasons: reasons.flat().filter(Boolean), ms: performance.now() - began };
+      };
+      const opentok = network();
+      const test = {
+        network: async () => {
+          const { result, transports } = await probes.testNetworkConnectivity();
+          const states = transports.map(({ state }) => state);
+          return [[result, ...states], transports.map(({ reason }) => reason)];
+        },
+        sockets: async () => {
+          const { result, regions } = await probes.testWebsocketConnectivity();
+          return [[result], regions.map(({ reason }) => reason)];
+        },
+        connectivity: async () => {
+          const { success, failedTests } = await opentok.testConnectivity();
+          return [[success], failedTests.map(({ error }) => `${error.name} ${error.reason}`)];
+        },
+        quality: async () => {
+          const { audio, video } = await opentok.testQuality().catch((error) => {
+            throw new Error(`${error.name} ${error.reason}`);
+          });
+          const results = [audio.supported, video.recommendedResolution, audio.rating];
+          return [results, [audio.reason, video.reason]];
+        },
+      };
+      const all = { network: [], sockets: [], connectivity: [], quality: [] };
+      for (let number = 0; number < runs; number += 1) {
+        for (const name of ["network", "sockets", "connectivity"]) {
+          all[name].push(await timed(test[name]));
+        }
+        if (number < qualityRuns) all.quality.push(await timed(test.quality));
+      }
+      return all;
+    }""",
+        [RUNS, QUALITY_RUNS],
+    )
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    (OUTPUT / "probe-clean-runs.txt").write_text(_summary(found))
+    expected = {
+        "network": ["passed", "passed", "passed", "passed"],
+        "sockets": ["passed"],
+        "connectivity": [True],
+        "quality": [True, "1280x720", "excellent"],
+    }
+    for name, runs in found.items():
+        assert len(runs) == (QUALITY_RUNS if name == "quality" else RUNS)
+        wrong = [one for one in runs if one["found"] != expected[name] or one["reasons"]]
+        assert wrong == [], name
+    assert max(one["ms"] for one in found["network"]) < 5000
+    assert max(one["ms"] for one in found["connectivity"]) < 8000
+
+
+def _summary(found: dict[str, list[dict[str, Any]]]) -> str:
+    lines = []
+    for name, runs in found.items():
+        times = sorted(one["ms"] for one in runs)
+        lines.append(
+            f"{name}: {len(runs)} runs, median {statistics.median(times):.0f} ms, "
+            f"most {times[-1]:.0f} ms, results {sorted({str(one['found']) for one in runs})}"
+        )
+    return "\n".join(lines)

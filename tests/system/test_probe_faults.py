@@ -1,0 +1,78 @@
+"""`parley probe all` against every fault of the table: verdict, reasons and exit code.
+
+Each cell has a network of its own, so a few run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from networks import network
+from probe_faults import FAULTS, Fault
+from rtc import is_root
+
+from probes.reasons import EXIT_CODES, State
+
+ROOT = Path(__file__).parents[2]
+AT_ONCE = 5
+RUN_S = 60
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.coturn,
+    pytest.mark.skipif(not is_root(), reason="network namespaces need root"),
+]
+Outcome = tuple[int, dict[str, Any]]
+
+
+def probe(fault: Fault, home: Path) -> Outcome:
+    """Exit code and JSON of a run from the client's side."""
+    with (
+        network(home) as link,
+        fault.deployment(home) as deployment,
+        fault.strikes(link, deployment),
+    ):
+        arguments = ["-m", "probes", "all", deployment.url, "--json", "--quiet", "--duration", "5"]
+        if deployment.authority is not None:
+            arguments += ["--ca", str(deployment.authority)]
+        command = [link.command(sys.executable), *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S)
+        assert done.stderr == ""
+        return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Outcome]]]:
+    """Of every fault that is selected."""
+    items = [item for item in request.session.items if item.path == request.path]
+    faults = [item.callspec.params["fault"] for item in items if hasattr(item, "callspec")]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            fault.name: pool.submit(probe, fault, tmp_path_factory.mktemp("fault"))
+            for fault in faults
+        }
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_verdict_and_its_reasons(
+    fault: Fault, outcomes: dict[str, Future[Outcome]]
+) -> None:
+    code, report = outcomes[fault.name].result(RUN_S)
+    seen = {
+        f"{one['name']} {one['transport'] or one['region'] or ''}".strip():
+            f"{one['state']} {one['reason']}".strip()
+        for one in report["checks"]
+    }
+    passed = dict.fromkeys(seen, "passed")
+    assert seen == {**passed, **fault.reasons}, report
+    assert (report["result"], code) == (fault.state, EXIT_CODES[State(fault.state)])
+    assert fault.says in report["text"]
+    assert tuple(ask["protocol"] for ask in report["asks"]) == fault.asks
