@@ -6,15 +6,15 @@ where only the video was too much.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-START_BPS = 600_000
+START_BPS = 300_000
 FLOOR_BPS = 50_000
 CEILING_BPS = 2_500_000
-_GROWTH, _NEAR_LIMIT_GROWTH, _SHRINK = 1.25, 1.05, 0.85
-_NEAR = 0.7
+_GROWTH, _GROWTH_AGAIN, _GROWTH_NEAR_LIMIT = 1.5, 1.25, 1.05
+_SHRINK, _NEAR = 0.7, 0.6
 _MUCH_LOSS, _SOME_LOSS = 0.05, 0.02
+LONG_QUEUE_MS = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +22,35 @@ class Pace:
     """What one second sends."""
 
     rate_bps: float = START_BPS
-    limit_bps: float = math.inf
-    """The last rate that lost much: from below it is approached slowly."""
+    good_bps: float | None = None
+    """The last rate that the link carried."""
+    limit_bps: float | None = None
+    """The last rate that was too much: from below it is approached slowly."""
     is_settling: bool = False
     """What this second loses is still the fault of the one before: of full queues and repairs."""
 
-    def next(self, loss_ratio: float) -> Pace:
-        """The second after one that lost this share.
+    def next(self, loss_ratio: float, queue_ms: float = 0.0) -> Pace:
+        """The second after one that lost this share; `queue_ms` is the delay above the least seen.
 
-        Much loss: what arrived, less a reserve; some: hold; none: a quarter more, or a twentieth.
+        Much loss or a long queue: back to what went well, or well below what arrived; some: hold.
         """
         if self.is_settling:
-            return Pace(self.rate_bps, self.limit_bps)
-        if loss_ratio > _MUCH_LOSS:
-            arrived_bps = self.rate_bps * (1 - min(loss_ratio, 1.0))
-            return Pace(max(_SHRINK * arrived_bps, FLOOR_BPS), self.rate_bps, is_settling=True)
+            return replace(self, is_settling=False)
+        if loss_ratio > _MUCH_LOSS or queue_ms > LONG_QUEUE_MS:
+            good_bps = self.good_bps
+            if good_bps is None or good_bps >= self.rate_bps:
+                arrived_bps = self.rate_bps * (1 - min(loss_ratio, 1.0))
+                rate_bps = max(_SHRINK * arrived_bps, FLOOR_BPS)
+                limit_bps = self.limit_bps or self.rate_bps
+                return Pace(rate_bps, None, limit_bps, is_settling=True)
+            return Pace(good_bps, good_bps, self.rate_bps, is_settling=True)
         if loss_ratio > _SOME_LOSS:
             return self
-        is_near = self.rate_bps > _NEAR * self.limit_bps
-        growth = _NEAR_LIMIT_GROWTH if is_near else _GROWTH
-        return Pace(min(self.rate_bps * growth, CEILING_BPS), self.limit_bps)
+        grown = min(self.rate_bps * self._growth, CEILING_BPS)
+        return Pace(grown, self.rate_bps, self.limit_bps)
+
+    @property
+    def _growth(self) -> float:
+        if self.limit_bps is None:
+            return _GROWTH
+        return _GROWTH_NEAR_LIMIT if self.rate_bps > _NEAR * self.limit_bps else _GROWTH_AGAIN

@@ -27,10 +27,10 @@ from turn_broker.credentials import TurnCredential
 from turn_broker.ice_servers import TurnUri, parse_turn_uri
 
 HTTP_TIMEOUT_S = 8.0
-TURN_LIMIT_S = 45.0
+TURN_LIMIT_S = 60.0
 WS_LIMIT_S = 15.0
 API_LIMIT_S = 30.0
-QUALITY_EXTRA_S = 25.0
+QUALITY_EXTRA_S = 40.0
 _CONNECTIONS = httpx.Limits(max_connections=8, keepalive_expiry=2.0)
 """An idle connection is given up before a server's own limit closes it under a request."""
 

@@ -29,6 +29,7 @@ from starlette.routing import BaseRoute
 
 from signal_server import clock, metrics
 from signal_server.backplane.contract import Backplane, Services
+from signal_server.backplane.journaled import JournaledBackplane
 from signal_server.backplane.memory import Clocks, MemoryBackplane
 from signal_server.config import Settings
 from signal_server.core.effects import Announce
@@ -37,7 +38,7 @@ from signal_server.core.rules import Rules
 from signal_server.core.switchboard import Switchboard
 from signal_server.edge import operations, pages
 from signal_server.edge.asyncapi import asyncapi_document
-from signal_server.edge.dispatcher import Bearer, Dispatcher
+from signal_server.edge.dispatcher import Bearer, Dispatcher, Place
 from signal_server.edge.fallback import Fallback
 from signal_server.edge.front import listen, make_front
 from signal_server.edge.server import SocketSettings
@@ -51,6 +52,7 @@ from turn_broker.accounts.access_token import Grants, TokenRefusal
 from turn_broker.accounts.table import Account
 from turn_broker.broker import Grant, Wishes
 from turn_broker.config import SettingsError
+from turn_broker.fleet.redis_url import connect
 from turn_broker.fleet.turn_control import TurnControl
 from turn_broker.guesses import Guesses
 from turn_broker.issuer import Asker, IssueRefusal
@@ -65,11 +67,13 @@ log = logging.getLogger("parley.app")
 SIGNAL_PATH = "/v1/signal"
 GC_THRESHOLDS = (20_000, 20, 50)
 """Sessions live long and make few cycles: Python's 700, 10, 10 look at all of them too often."""
+MAX_REDIS_CONNECTIONS = 4096
 BACKLOG = 4096
 """uvicorn calls listen() on our socket again, with its own number unless told."""
 WEBHOOK_GRACE_S = 3.0
 """How long a node that ends waits for its last webhooks."""
 DEV_TOKEN_TTL_S = 86_400
+_GRANT_REFUSALS = frozenset({"bad_request", "forbidden", "limit_exceeded"})
 _ROOMS_WITH_PAGES = ("signal_server", "probes")
 _TURN = Grants()
 """Of whoever signaling lets ask for ICE servers: the core has looked at the token's grants."""
@@ -108,18 +112,15 @@ class Node:
             addresses=settings.addresses,
             negotiation=settings.negotiation,
         )
-        epoch = int(clock.unix() * 1000)
-        switchboard = Switchboard(settings.node.name, settings.node.region, rules, epoch)
         self.webhooks = _webhooks(settings)
-        services = Services(self._grant, self._announce)
-        clocks = Clocks(clock.monotonic, clock.unix)
-        self.backplane: Backplane = MemoryBackplane(switchboard, services, clocks)
+        self.backplane = self._backplane(rules)
         self.dispatcher = Dispatcher(
             self.backplane,
             self._authenticate,
             self._grant,
             guesses,
             settings.limits,
+            Place(settings.node.name, settings.node.region),
         )
         self.probes = None
         if settings.probes.enabled:
@@ -138,6 +139,24 @@ class Node:
         self.on_drain: Callable[[], None] = _ignore
         """What `POST /v1/drain` does; set by whoever runs the node."""
         self.app = self._web(is_dev)
+
+    def _backplane(self, rules: Rules) -> Backplane:
+        node = self.settings.node
+        services = Services(self._grant, self._announce)
+
+        def new_board() -> Switchboard:
+            return Switchboard(node.name, node.region, rules, int(clock.unix() * 1000))
+
+        url = self.settings.backplane.url
+        if not url:
+            clocks = Clocks(clock.monotonic, clock.unix)
+            return MemoryBackplane(new_board(), services, clocks)
+        # Each home waits for its journal on a connection of its own.
+        client = connect(url, max_connections=MAX_REDIS_CONNECTIONS)
+        turn = self.settings.turn
+        secret = turn.identity_secret or turn.secret
+        depth = self.settings.limits.json_depth
+        return JournaledBackplane(node.name, client, secret, new_board, depth, services)
 
     async def start(self) -> None:
         """What runs beside the requests: the TURN fleet, key sets, webhooks."""
@@ -201,7 +220,7 @@ class Node:
 
     def _grant(
         self, account: str, identity: str, ttl: int | None, region: str | None
-    ) -> IceGrant | None:
+    ) -> IceGrant | Refusal | None:
         owner = self.accounts.by_sid(account)
         if owner is None:
             return None
@@ -210,7 +229,7 @@ class Node:
         grant = self.turn.issuer.issue(asker, wishes, "signaling", is_limited=False)
         if isinstance(grant, IssueRefusal):
             self.turn.issuer.count_refusal(grant)
-            return None
+            return _refusal_of(grant)
         return _ice_grant(grant)
 
     def _web(self, is_dev: bool) -> Starlette:
@@ -299,6 +318,15 @@ async def _nobody(request: Request, error: Exception) -> Response:
 def _ice_grant(grant: Grant) -> IceGrant:
     servers: list[dict[str, Any]] = [server.to_w3c() for server in grant.ice_servers]
     return IceGrant(ice_servers=servers, ttl=grant.ttl, expires_at=grant.expires_at)
+
+
+def _refusal_of(refusal: IssueRefusal) -> Refusal | None:
+    """None: nothing is wrong with the wish, there is nothing to grant now."""
+    if refusal.code not in _GRANT_REFUSALS:
+        return None
+    wait_s = refusal.retry_after_s
+    retry_after_ms = None if wait_s is None else max(1, int(wait_s * 1000))
+    return Refusal(ErrorCode(refusal.code), refusal.message, retry_after_ms=retry_after_ms)
 
 
 class _Server(uvicorn.Server):

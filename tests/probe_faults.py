@@ -39,9 +39,9 @@ class Fault:
     """A fault of the network, or one that begins later."""
     state: str
     says: str
-    """Of the verdict's sentence."""
+    """Of the verdict's sentence, a regular expression."""
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """By check: `api`, `turn udp`, `ws west`, `quality-audio`; `state reason`."""
+    """By check (`api`, `turn udp`, `ws west`, `quality-audio`): `state reason`; * for any state."""
     browser: Mapping[str, str] = field(default_factory=dict)
     """What a browser says otherwise: `state` and `says` of the verdict, and by check."""
     asks: tuple[str, ...] = ()
@@ -86,7 +86,9 @@ def _expired(home: Path) -> Iterator[d.Deployment]:
 
 
 @contextlib.contextmanager
-def _west_behind(proxy: Callable[[Path], AbstractContextManager[None]], home: Path) -> Iterator[d.Deployment]:
+def _west_behind(
+    proxy: Callable[[Path], AbstractContextManager[None]], home: Path
+) -> Iterator[d.Deployment]:
     urls = {"here": d.address(d.NODE_PORT), "west": d.address(_PROXIED_WEST)}
     with (
         d.whole(home, regions=urls) as deployment,
@@ -198,8 +200,8 @@ FAULTS = (
         name="300 kbit/s",
         strikes=lambda network, _: network.carries(300),
         state="warning",
-        says="Calls work from here, with reduced quality.",
-        reasons={"quality-video": "warning bandwidth_too_low"},
+        says="with reduced quality|but no video",
+        reasons={"quality-video": "* bandwidth_too_low"},
     ),
     Fault(
         name="300 ms delay",

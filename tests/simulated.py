@@ -16,7 +16,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,7 +29,9 @@ from signal_server.client_wire import read
 from signal_server.core import inputs
 from signal_server.core.effects import Close, Effect, Send
 from signal_server.core.rules import NegotiationRules, Rules
+from signal_server.core.state import capture, restore
 from signal_server.core.switchboard import Switchboard
+from signal_server.core.tally import Tally
 from signal_server.roster import Roster
 from signal_server.wire import messages as wire
 from signal_server.wire.base import Request
@@ -47,8 +49,11 @@ _STAGES = list(Stage)
 _encode = msgspec.json.Encoder().encode
 _GO_ON = """
 import pickle, sys
-from simulated import replay
-print(replay(*pickle.load(sys.stdin.buffer)))
+from simulated import board_for, replay, restore
+seed, state, journal = pickle.load(sys.stdin.buffer)
+board = board_for(seed)
+restore(board, state)
+print(replay(board, journal))
 """
 
 
@@ -96,6 +101,14 @@ def replay(board: Switchboard, journal: list[tuple[float, inputs.Input | None]])
     return digest.hexdigest()
 
 
+def moved(board: Switchboard, fresh: Switchboard) -> Switchboard:
+    """What another process goes on with, and of the counters what they were."""
+    for each in fields(Tally):
+        setattr(fresh.tally, each.name, getattr(board.tally, each.name))
+    restore(fresh, capture(board))
+    return fresh
+
+
 def assert_goes_on_elsewhere(world: World) -> None:
     """Another process, with a snapshot and the journal of what came after it, does the same.
 
@@ -104,7 +117,7 @@ def assert_goes_on_elsewhere(world: World) -> None:
     half = len(world.journal) // 2
     board = board_for(world.seed)
     replay(board, world.journal[:half])
-    snapshot = pickle.dumps((board, world.journal[half:]))
+    snapshot = pickle.dumps((world.seed, capture(board), world.journal[half:]))
     there = subprocess.run(
         [sys.executable, "-c", _GO_ON],
         input=snapshot,
@@ -225,7 +238,7 @@ class SimClient:
         elif isinstance(message, wire.Resumed):
             assert self.session is not None
             self.session.resumed(message)
-            self.roster.restore(message.room)
+            self.roster.restore(message.rooms[0] if message.rooms else None)
             self.resumes += 1
             self.back(message)
             self._catch_up()
@@ -397,7 +410,7 @@ class World:
 
     def move(self) -> None:
         """Another process goes on with the board's state."""
-        self.board = pickle.loads(pickle.dumps(self.board))
+        self.board = moved(self.board, board_for(self.seed))
         self.moves += 1
         if self.is_busy:
             self.time.after(self.dice.expovariate(1 / 5), self.move)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from signal_server.core import inputs
@@ -134,7 +134,7 @@ class Driver:
         identity: str | None = None,
         account: str = "AC1",
         features: list[str] | None = None,
-        rooms: str | Callable[[str], bool] = "*",
+        rooms: str = "*",
         may_turn: bool = True,
         may_call: bool = True,
         token_life_s: float = 1e6,
@@ -168,7 +168,13 @@ class Driver:
         return client
 
     def resume(
-        self, client: Client, last_seq: int, *, secret: str = "secret", new_secret: str = "next"
+        self,
+        client: Client,
+        last_seq: int,
+        *,
+        secret: str = "secret",
+        new_secret: str = "next",
+        request: str | None = None,
     ) -> Client:
         """Take up the client's session on a new connection; the new one has an inbox of its own."""
         connection = next(self._connections)
@@ -179,6 +185,7 @@ class Driver:
             connection=connection,
             admission=back.admission(new_secret),
             resume=Resume(client.session, secret, last_seq),
+            request=request,
         )
         self.feed(resumed)
         return back

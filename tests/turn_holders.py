@@ -96,10 +96,11 @@ class Holders:
                 await client.exchange(caller.refresh(0))
             return code
 
-    async def seen(self, count: int) -> None:
-        """Waits until the agents report at least so many relays."""
+    async def seen(self, issued: Issued, count: int) -> None:
+        """Waits until the agents report so many relays of the credential."""
         deadline = time.monotonic() + PATIENCE_S
-        while sum(self.site.node(name)["agent"]["sessions"] for name in self.site.ports) < count:
+        path = f"/v1/tokens/{issued.id}"
+        while self.site.ask("GET", path).json()["usage"]["live"] < count:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
 

@@ -107,12 +107,14 @@ class TurnSite:
     redis: RedisServer | None = None
     agents: dict[str, AgentProcess] = field(default_factory=dict)
 
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=10))
+
     def ask(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
         """As the default account, unless `auth` or `headers` say otherwise; `url` is a broker's."""
         url = options.pop("url", self.url)
         if "authorization" not in options.get("headers", {}):
             options.setdefault("auth", self.account)
-        response = httpx.request(method, url.rstrip("/") + path, json=body, timeout=10, **options)
+        response = self.http.request(method, url.rstrip("/") + path, json=body, **options)
         assert response.headers["cache-control"] == "no-store", path
         return response
 
@@ -150,10 +152,10 @@ class TurnSite:
         return next(node for node in answer["nodes"] if node["id"] == name)
 
     def is_ready(self, url: str = "") -> bool:
-        return httpx.get((url or self.url).rstrip("/") + "/readyz", timeout=10).is_success
+        return self.http.get((url or self.url).rstrip("/") + "/readyz").is_success
 
     def metrics(self, name: str, url: str = "") -> list[str]:
-        page = httpx.get((url or self.url).rstrip("/") + "/metrics", timeout=10).text
+        page = self.http.get((url or self.url).rstrip("/") + "/metrics").text
         return [line for line in page.splitlines() if line.startswith((name + " ", name + "{"))]
 
 
@@ -177,7 +179,7 @@ def ready_site(kind: str) -> Iterator[TurnSite]:
 
     Afterwards no process may have written a secret or a traceback into its log.
     """
-    with SITES[kind]() as site:
+    with SITES[kind]() as site, site.http:
         wait_until(lambda: all(_works(site.node(name)) for name in site.ports))
         yield site
         _check_logs(site)

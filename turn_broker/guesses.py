@@ -24,23 +24,29 @@ class GuessLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """So many inside `window_s`, and the address is refused until the first of them is older."""
     window_s: Annotated[float, Meta(gt=0, le=86400)] = 1800.0
     addresses: Annotated[int, Meta(ge=16, le=10_000_000)] = 65_536
-    """Remembered at once; beyond them the one that failed longest ago is forgotten."""
+    """Remembered at once, and as many that are shut out; beyond them the one that failed longest
+    ago is forgotten."""
+
+
+_Table = OrderedDict[str, deque[float]]
+"""For each address when it failed; the address that failed last is last."""
 
 
 class Guesses:
     """See the module's text."""
 
-    __slots__ = ("_failures", "_limits", "failures", "refusals")
+    __slots__ = ("_few", "_limits", "_shut_out", "failures", "refusals")
 
     def __init__(self, limits: GuessLimits) -> None:
         self._limits = limits
-        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
-        """For each address when it failed; the address that failed last is last."""
+        self._few: _Table = OrderedDict()
+        self._shut_out: _Table = OrderedDict()
+        """A table of its own: many addresses that fail once let nobody in again."""
         self.failures = 0
         self.refusals = 0
 
     def __len__(self) -> int:
-        return len(self._failures)
+        return len(self._few) + len(self._shut_out)
 
     def refused(self, address: str, now: float) -> float | None:
         """Before a token is looked at: None, or the seconds for which the address is shut out."""
@@ -53,32 +59,37 @@ class Guesses:
     def failed(self, address: str, now: float) -> float:
         """A token was wrong: how many seconds its refusal has to wait."""
         self.failures += 1
-        times = self._recent(address, now)
-        if times is None:
-            self._make_room(now)
-            times = self._failures[address] = deque(maxlen=self._limits.failures)
+        times = self._recent(address, now) or deque(maxlen=self._limits.failures)
         delay = self._limits.first_delay_s * 2.0 ** min(len(times), 30)
         times.append(now)
-        self._failures.move_to_end(address)
+        is_full = len(times) == self._limits.failures
+        table, other = (self._shut_out, self._few) if is_full else (self._few, self._shut_out)
+        other.pop(address, None)
+        table[address] = times
+        table.move_to_end(address)
+        self._make_room(self._few, now)
+        self._make_room(self._shut_out, now)
         return min(delay, self._limits.longest_delay_s)
 
     def _recent(self, address: str, now: float) -> deque[float] | None:
-        times = self._failures.get(address)
+        """When it failed inside the window; None where it did not."""
+        table = self._shut_out if address in self._shut_out else self._few
+        times = table.get(address)
         if times is None:
             return None
         horizon = now - self._limits.window_s
         while times and times[0] <= horizon:
             times.popleft()
         if not times:
-            del self._failures[address]
+            del table[address]
             return None
         return times
 
-    def _make_room(self, now: float) -> None:
+    def _make_room(self, table: _Table, now: float) -> None:
         horizon = now - self._limits.window_s
-        while self._failures:
-            oldest = next(iter(self._failures))
-            is_over = self._failures[oldest][-1] <= horizon
-            if not is_over and len(self._failures) < self._limits.addresses:
+        while table:
+            oldest = next(iter(table))
+            is_over = table[oldest][-1] <= horizon
+            if not is_over and len(table) <= self._limits.addresses:
                 return
-            del self._failures[oldest]
+            del table[oldest]

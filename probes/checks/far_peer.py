@@ -28,8 +28,13 @@ from turn_broker.credentials import TurnCredential
 from turn_broker.ice_servers import TurnUri
 
 CONNECT_S = 15.0
+"""Until packets pass."""
+HANDSHAKE_S = 20.0
+"""From then on, until data does: on a lossy link DTLS and SCTP send again after seconds."""
 ECHOES = 5
 _ECHO_S = 2.0
+_PASSING = ("connected", "completed")
+"""ICE states."""
 
 
 class NoFarPeer(Exception):  # noqa: N818 - what came of a check, not a mistake
@@ -72,7 +77,8 @@ async def connected(
     channel.on("open", opened.set)
     answer: PeerAnswer | None = None
     try:
-        async with asyncio.timeout(CONNECT_S):
+        async with asyncio.timeout(CONNECT_S) as deadline:
+            pc.on("iceconnectionstatechange", lambda: _allow_handshake(pc, deadline))
             await pc.setLocalDescription(await pc.createOffer())
             answer = await _answer(api, pc.localDescription.sdp, mode)
             await pc.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
@@ -80,9 +86,11 @@ async def connected(
             await opened.wait()
         yield answer, channel
     except TimeoutError as late:
-        raise NoFarPeer(
-            Reason.RELAY_SILENT, f"no connection with the deployment's peer within {CONNECT_S:g} s"
-        ) from late
+        if pc.iceConnectionState in _PASSING:
+            text = f"packets pass, and no connection came of them within {HANDSHAKE_S:g} s"
+            raise NoFarPeer(Reason.TIMEOUT, text) from late
+        text = f"no packet of the deployment's peer within {CONNECT_S:g} s"
+        raise NoFarPeer(Reason.RELAY_SILENT, text) from late
     finally:
         await pc.close()
         if answer is not None:
@@ -107,6 +115,12 @@ async def carries_data(
             return True
     except (NoFarPeer, TimeoutError, httpx.HTTPError):
         return False
+
+
+def _allow_handshake(pc: RTCPeerConnection, deadline: asyncio.Timeout) -> None:
+    if pc.iceConnectionState in _PASSING and not deadline.expired():
+        with contextlib.suppress(RuntimeError):  # the connection stands already
+            deadline.reschedule(asyncio.get_running_loop().time() + HANDSHAKE_S)
 
 
 def _trust(pc: RTCPeerConnection, tls: ssl.SSLContext) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import statistics
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from probes.checks.api import Api
 from probes.checks.outcome import WORDS
 from probes.checks.synthetic import Picture, Sound
 from probes.messages import PeerFigures
-from probes.pacing import Pace
+from probes.pacing import LONG_QUEUE_MS, Pace
 from probes.reasons import Reason, State
 from probes.samples import WINDOW_S, Rate, Sample, rate, window
 from probes.verdict import CheckResult
@@ -34,6 +35,7 @@ DURATION_S = 12.0
 _EVERY_S = 1.0
 SETTLE_S = 2.0
 """Until the rate of the video suits the link; what is lost meanwhile is not judged."""
+_PINGS_PER_S = 5
 _HD = (1280, 720)
 _HIGH_DELAY_MS, _HIGH_LOSS = 300.0, 0.05
 _SILENT_SECONDS = 2
@@ -158,7 +160,7 @@ class QualityCheck:
     def _adapt(self, picture: Picture) -> None:
         loss = self._video.last_loss()
         if loss is not None:
-            self._pace = self._pace.next(loss)
+            self._pace = self._pace.next(loss, self._queue_ms(1))
             picture.rate_bps = self._pace.rate_bps
 
     def _tell(self, elapsed_s: float) -> None:
@@ -195,36 +197,47 @@ class QualityCheck:
             number += 1
             sent_at[str(number)] = time.monotonic()
             channel.send(str(number))
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1 / _PINGS_PER_S)
 
     def _round_trip_ms(self) -> float:
         recent = sorted(self._trips[-25:])
         return recent[len(recent) // 2] if recent else 0.0
+
+    def _queue_ms(self, seconds: float) -> float:
+        """How much longer a round trip took lately than the shortest one."""
+        recent = self._trips[-int(seconds * _PINGS_PER_S) :]
+        return statistics.median(recent) - min(self._trips) if recent else 0.0
+
+    def _reason(self, state: State, found: Rate, trip_ms: float) -> Reason:
+        """What is wrong with a link; loss and delay beside a queue are those of a full link."""
+        if state is State.PASSED:
+            return Reason.NONE
+        if self._queue_ms(self._video.window_s) > LONG_QUEUE_MS:
+            return Reason.BANDWIDTH_TOO_LOW
+        if found.loss_ratio > _HIGH_LOSS:
+            return Reason.HIGH_LOSS
+        return Reason.HIGH_DELAY if trip_ms > _HIGH_DELAY_MS else Reason.BANDWIDTH_TOO_LOW
 
     def _sound(self) -> CheckResult:
         found, trip_ms = self._audio.rate(), self._round_trip_ms()
         delay_ms = trip_ms / 2 if self._trips else mos.ONE_WAY_DELAY_MS
         score = mos.audio_mos(found.loss_ratio, delay_ms) if found.packets else mos.WORST
         figures = _figures(found, score, trip_ms)
-        if score < recommend.AUDIO_MIN_MOS:
-            is_late = trip_ms > _HIGH_DELAY_MS and found.loss_ratio <= _HIGH_LOSS
-            return _result(
-                "audio", State.FAILED, Reason.HIGH_DELAY if is_late else Reason.HIGH_LOSS, figures
-            )
-        return _graded("audio", found, trip_ms, figures)
+        state = State.FAILED if score < recommend.AUDIO_MIN_MOS else _grade(found, trip_ms)
+        return _result("audio", state, self._reason(state, found, trip_ms), figures)
 
     def _picture(self) -> CheckResult:
         found, trip_ms = self._video.rate(), self._round_trip_ms()
         figures = _figures(found, mos.video_mos(found.bitrate_bps, *_HD), trip_ms)
         advised = recommend.by_received(found.bitrate_bps, found.loss_ratio)
-        if advised.resolution is None:
-            is_lossy = found.loss_ratio > _HIGH_LOSS
-            reason = Reason.HIGH_LOSS if is_lossy else Reason.BANDWIDTH_TOO_LOW
-            return _result("video", State.FAILED, reason, figures)
         text = f"{advised.resolution} at {advised.frame_rate} frames/s"
-        if found.bitrate_bps < _LITTLE_BPS:
-            return _result("video", State.WARNING, Reason.BANDWIDTH_TOO_LOW, figures, text)
-        return _graded("video", found, trip_ms, figures, text)
+        if advised.resolution is None:
+            state, text = State.FAILED, ""
+        elif found.bitrate_bps < _LITTLE_BPS:
+            state = State.WARNING
+        else:
+            state = _grade(found, trip_ms)
+        return _result("video", state, self._reason(state, found, trip_ms), figures, text)
 
 
 def _both(state: State, reason: Reason, text: str) -> list[CheckResult]:
@@ -256,14 +269,9 @@ def _figures(found: Rate, score: float, trip_ms: float) -> dict[str, float]:
     }
 
 
-def _graded(
-    kind: str, found: Rate, trip_ms: float, figures: dict[str, float], text: str = ""
-) -> CheckResult:
-    if found.loss_ratio > _HIGH_LOSS:
-        return _result(kind, State.WARNING, Reason.HIGH_LOSS, figures, text)
-    if trip_ms > _HIGH_DELAY_MS:
-        return _result(kind, State.WARNING, Reason.HIGH_DELAY, figures, text)
-    return _result(kind, State.PASSED, Reason.NONE, figures, text)
+def _grade(found: Rate, trip_ms: float) -> State:
+    is_good = found.loss_ratio <= _HIGH_LOSS and trip_ms <= _HIGH_DELAY_MS
+    return State.PASSED if is_good else State.WARNING
 
 
 def _result(

@@ -14,6 +14,7 @@ from signal_server.core.effects import Announce
 from signal_server.core.inputs import IceGrant, Input
 from signal_server.core.switchboard import Switchboard
 from signal_server.core.tally import Tally
+from signal_server.wire.codec import Refusal
 from signal_server.wire.messages import ClientMessage
 
 
@@ -46,7 +47,7 @@ class Speaker(Protocol):
 class GrantServers(Protocol):
     def __call__(
         self, account: str, identity: str, ttl: int | None, region: str | None
-    ) -> IceGrant | None: ...
+    ) -> IceGrant | Refusal | None: ...
 
 
 class Services(NamedTuple):
@@ -80,8 +81,9 @@ def figures_of(board: Switchboard) -> Figures:
 class Backplane(Protocol):
     """One per node."""
 
-    failures: int
-    """Inputs and deadlines that raised: bugs."""
+    @property
+    def failures(self) -> int:
+        """Inputs and deadlines that raised: bugs."""
 
     @property
     def is_ready(self) -> bool:
@@ -101,8 +103,8 @@ class Backplane(Protocol):
     def relay(self, account: str, connection: int, message: ClientMessage, text: str) -> None:
         """What a connection said, decoded from `text`."""
 
-    def drain(self, reason: str, spread_ms: int, deadline_ms: int) -> None:
-        """Ask the node's clients to go elsewhere."""
+    def drain(self, reason: str, spread_ms: int, deadline_ms: int, url: str | None = None) -> None:
+        """Ask the node's clients to go elsewhere; `url` says where to."""
 
     def unread(self, connection: int, after: int) -> list[bytes] | None:
         """A connection's numbered messages behind `after`; None for a gap."""

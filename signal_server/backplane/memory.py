@@ -73,8 +73,10 @@ class MemoryBackplane:
         fresh = secrets.token_urlsafe(_FRESH_BYTES) if is_invite else ""
         self.submit(account, inputs.Received(connection, message, fresh))
 
-    def drain(self, reason: str, spread_ms: int, deadline_ms: int) -> None:
-        draining = inputs.Draining(reason=reason, spread_ms=spread_ms, deadline_ms=deadline_ms)
+    def drain(self, reason: str, spread_ms: int, deadline_ms: int, url: str | None = None) -> None:
+        draining = inputs.Draining(
+            reason=reason, spread_ms=spread_ms, deadline_ms=deadline_ms, url=url
+        )
         self.submit("", draining)
 
     def unread(self, connection: int, after: int) -> list[bytes] | None:

@@ -128,13 +128,16 @@ class Actions:
         """Sent to a call that nobody has answered yet."""
         if not isinstance(message, m.Offer | m.Candidate):
             return Refusal(ErrorCode.WRONG_STATE, "only offers and candidates go to a call")
-        return self._ringing.early(session, message) or m.Ok(id=0)
+        refusal = self._directed.unfit(message) or self._ringing.early(session, message)
+        return refusal or m.Ok(id=0)
 
     def relay_early(
         self, caller: Session, callee: Session, message: m.Directed, now: float
     ) -> None:
         """The call is answered: what was sent to it goes to the device that answered."""
-        self._relays[type(message)](caller, callee, message, now)
+        outcome = self._relays[type(message)](caller, callee, message, now)
+        if isinstance(outcome, Refusal):
+            self._out.answer(caller, message.id, outcome)
 
     def _message(self, session: Session, message: m.Message, now: float) -> Reply:
         if message.to is not None:

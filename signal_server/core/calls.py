@@ -218,6 +218,10 @@ class Calls:
         """Held in early logs on this node."""
         return self._table.early_bytes
 
+    def containers(self) -> tuple[object, ...]:
+        """What there is to know."""
+        return self._table, self._ended
+
     def __len__(self) -> int:
         """Calls that are not over."""
         return len(self._table.by_id)

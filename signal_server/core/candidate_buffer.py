@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from signal_server.core import ends
 from signal_server.core.description import UNNAMED, Descriptions
 from signal_server.core.gate import Gate
 from signal_server.core.strand import Held, Strand, key_of, size_of
@@ -25,7 +26,6 @@ _REMEMBERED_RETIRED = 16
 _ENDS_BEYOND_LIMIT = 64
 """A full generation can still be ended, once per m-section."""
 _NOTHING: frozenset[str] = frozenset()
-_UNNAMED = frozenset((UNNAMED,))
 _EARLY_SECTIONS = 16
 """M-sections with ICE sessions of their own, of a description that has not come yet."""
 _WILD_STRANDS = 16
@@ -125,7 +125,8 @@ class CandidateBuffer:
             strand = Strand()
         is_end = not candidate.candidate
         key = key_of(candidate)
-        has_ended = strand.has_ends and self._has_ended(strand, candidate, ufrag)
+        descriptions = self._descriptions
+        has_ended = strand.has_ends and ends.is_ended(descriptions, strand, candidate, ufrag)
         if key in strand.seen or (has_ended and is_end):
             self._tally.candidates_dropped["duplicate"] += 1
             return None
@@ -134,10 +135,10 @@ class CandidateBuffer:
         extra = _ENDS_BEYOND_LIMIT if is_end else 0
         if len(strand.seen) + len(strand.ended) >= self._limits.candidates_per_generation + extra:
             return self._refuse(ErrorCode.BUFFER_FULL)
-        ends = self._descriptions.ended_by(candidate, ufrag) if is_end else _NOTHING
+        ended = descriptions.ended_by(candidate, ufrag) if is_end else _NOTHING
         passes = self._may_pass(candidate, ufrag)
         if is_end and passes:
-            passes = not self._waits_behind(candidate, ends)
+            passes = not ends.must_wait(descriptions, candidate, ended, self._held)
         size = 0 if passes else size_of(candidate, ufrag)
         if size and self._is_full(strand, size):
             return self._refuse(ErrorCode.BUFFER_FULL)
@@ -148,9 +149,9 @@ class CandidateBuffer:
             strand.seen.add(key)
         if passes:
             self._tally.candidates_passed += 1
-            return self._descriptions.named_end(candidate, ufrag) if is_end else candidate
+            return descriptions.named_end(candidate, ufrag) if is_end else candidate
         expires_at = now + self._limits.early_ttl_s
-        self._hold(Held(candidate, ufrag, size, expires_at, ends, ref), strand)
+        self._hold(Held(candidate, ufrag, size, expires_at, ended, ref), strand)
         return None
 
     def release(self) -> list[CandidateInit]:
@@ -161,8 +162,8 @@ class CandidateBuffer:
         kept: list[Held] = []
         waiting, self._held = self._held, kept
         for item in waiting:
-            if self._may_pass(item.candidate, item.ufrag) and not self._waits_behind(
-                item.candidate, item.ends
+            if self._may_pass(item.candidate, item.ufrag) and not ends.must_wait(
+                self._descriptions, item.candidate, item.ends, kept
             ):
                 out.append(self._descriptions.named_end(item.candidate, item.ufrag))
                 self._unhold(item, None)
@@ -255,21 +256,6 @@ class CandidateBuffer:
     def _is_early(self, item: Held) -> bool:
         return self._descriptions.since(item.candidate, item.ufrag) is None
 
-    def _has_ended(self, strand: Strand, candidate: CandidateInit, ufrag: str) -> bool:
-        """End-of-candidates was said for this m-section (RFC 8838 section 13)."""
-        section = self._descriptions.section_of(candidate)
-        if section is not None and (
-            section in strand.ended
-            or (candidate.sdpMid is None and candidate.sdpMLineIndex in strand.ended)
-        ):
-            return True
-        if strand.ended_at is None:
-            return False
-        if ufrag not in self._descriptions.names:
-            return True
-        described = self._descriptions.since(candidate, ufrag)
-        return described is not None and described <= strand.ended_at
-
     def _end(self, candidate: CandidateInit, strand: Strand) -> None:
         section = self._descriptions.section_of(candidate)
         if section is not None:
@@ -280,22 +266,6 @@ class CandidateBuffer:
         if candidate.ufrag is None and latest is not None:
             for name in latest.names:
                 self._strands[name].ended_at = self._latest
-
-    def _waits_behind(self, candidate: CandidateInit, ends: frozenset[str]) -> bool:
-        """End-of-candidates must not overtake a held candidate that it covers, or may cover."""
-        if not candidate.is_end or not self._held:
-            return False
-        return any(
-            self._covers(candidate, ends, item) or self._covers(candidate, _UNNAMED, item)
-            for item in self._held
-        )
-
-    def _covers(self, end: CandidateInit, ends: frozenset[str], item: Held) -> bool:
-        """Whether this end-of-candidates is one for that item."""
-        if item.ufrag not in ends:
-            return False
-        section = self._descriptions.section_of(end)
-        return section is None or self._descriptions.section_of(item.candidate) == section
 
     def _is_full(self, strand: Strand, size: int) -> bool:
         limits = self._limits
@@ -338,42 +308,41 @@ class CandidateBuffer:
 
     def _adopt(self) -> None:
         """Candidates without a ufrag belong to the first description that carries their section."""
-        orphan = self._strands.get(UNNAMED)
-        if orphan is None:
+        if UNNAMED not in self._strands:
             return
+        late: list[Held] = []
+        again: list[Held] = []
         for item in self._held:
-            if item.ufrag == UNNAMED:
-                self._move(item, self._descriptions.ufrag_for(item.candidate))
-        self._tidy()
+            ufrag = item.ufrag or self._descriptions.ufrag_for(item.candidate)
+            if item.ufrag == ufrag:
+                continue
+            strand = self._strands[ufrag]
+            waiting = ends.waiting_for(self._descriptions, ufrag, self._held)
+            if ends.is_ended(self._descriptions, strand, item.candidate, ufrag, waiting):
+                (again if item.candidate.is_end else late).append(item)
+            elif key_of(item.candidate) in strand.seen:
+                again.append(item)
+            else:
+                self._move(item, ufrag)
+        self._drop(again, "duplicate")
+        self._drop(late, ErrorCode.CANDIDATE_AFTER_END.value)
+        again, late = ends.out_of_place(self._descriptions, self._held)
+        self._drop(again, "duplicate")
+        self._drop(late, ErrorCode.CANDIDATE_AFTER_END.value)
+        self._renew_unnamed()
+
+    def _renew_unnamed(self) -> None:
+        """Remember of those without a ufrag only what still waits."""
         left = [item.candidate for item in self._held if item.ufrag == UNNAMED]
         if not left:
             del self._strands[UNNAMED]
             return
-        orphan.seen = {key_of(candidate) for candidate in left if not candidate.is_end}
-        orphan.ended = {self._descriptions.section_of(c) for c in left if c.is_end}
-        orphan.ended_at = None
-
-    def _tidy(self) -> None:
-        """Now that it is known whose they are: drop what was said twice or after its end."""
-        keys: set[tuple[str, int]] = set()
-        ends: list[Held] = []
-        late: list[Held] = []
-        again: list[Held] = []
-        for item in self._held:
-            key = (item.ufrag, key_of(item.candidate))
-            if key in keys:
-                again.append(item)
-            elif any(self._covers(end.candidate, end.ends, item) for end in ends):
-                (again if item.candidate.is_end else late).append(item)
-            elif item.candidate.is_end:
-                ends.append(item)
-            keys.add(key)
-        self._drop(again, "duplicate")
-        self._drop(late, ErrorCode.CANDIDATE_AFTER_END.value)
+        strand = self._strands[UNNAMED]
+        strand.seen = {key_of(candidate) for candidate in left if not candidate.is_end}
+        strand.ended = {self._descriptions.section_of(end) for end in left if end.is_end}
+        strand.ended_at = None
 
     def _move(self, item: Held, ufrag: str) -> None:
-        if ufrag == UNNAMED:
-            return
         old, new = self._strands[item.ufrag], self._strands[ufrag]
         old.held -= 1
         old.held_bytes -= item.size

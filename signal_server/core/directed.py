@@ -60,8 +60,9 @@ class Directed:
         self._arbitrates = arbitrates
 
     def offer(self, sender: Session, target: Session, message: m.Offer, now: float) -> Outcome:
-        if len(message.sdp) > self._limits.sdp_bytes:
-            return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "sdp is too long")
+        refusal = self._too_long(message)
+        if refusal is not None:
+            return refusal
         sdp = sender.policy.sdp(message.sdp)
         mine, theirs = self._ends(sender, target, message.pc)
         number = mine.send_offer(message.negotiation, outline(sdp), now)
@@ -80,8 +81,9 @@ class Directed:
     def answer(
         self, sender: Session, target: Session, message: m.Answer | m.Pranswer, now: float
     ) -> Outcome:
-        if len(message.sdp) > self._limits.sdp_bytes:
-            return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "sdp is too long")
+        refusal = self._too_long(message)
+        if refusal is not None:
+            return refusal
         final = isinstance(message, m.Answer)
         sdp = sender.policy.sdp(message.sdp)
         mine, theirs = self._ends(sender, target, message.pc)
@@ -114,15 +116,9 @@ class Directed:
     def candidate(
         self, sender: Session, target: Session, message: m.Candidate, now: float
     ) -> Outcome:
-        candidates = _candidates_of(message)
+        candidates = self._candidates(message)
         if isinstance(candidates, Refusal):
             return candidates
-        if len(candidates) > self._limits.candidates_per_message:
-            return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "too many candidates in one message")
-        longest = self._limits.candidate_bytes
-        for candidate in candidates:
-            if len(candidate.candidate or "") > longest:
-                return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "a candidate is too long")
         if sender.policy.is_active:
             allowed = (sender.policy.candidate(candidate) for candidate in candidates)
             candidates = [candidate for candidate in allowed if candidate is not None]
@@ -194,6 +190,13 @@ class Directed:
         end.buffer.expire(now)
         self._flush(sender, target, pc, end)
 
+    def unfit(self, message: m.Offer | m.Candidate) -> Refusal | None:
+        """Why it could be relayed to nobody."""
+        if isinstance(message, m.Offer):
+            return self._too_long(message)
+        candidates = self._candidates(message)
+        return candidates if isinstance(candidates, Refusal) else None
+
     def may_open(self, sender: Session, target: Session) -> bool:
         """A pair may have only so many peer connections."""
         between = sum(peer == target.peer for peer, _ in sender.ends)
@@ -209,6 +212,24 @@ class Directed:
             self._agenda.set((other.peer, leaving.peer, pc), None)
         leaving.ends.clear()
         self._receipts.parted(leaving, members.values(), reason)
+
+    def _too_long(self, message: m.Description) -> Refusal | None:
+        if len(message.sdp) > self._limits.sdp_bytes:
+            return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "sdp is too long")
+        return None
+
+    def _candidates(self, message: m.Candidate) -> list[CandidateInit] | Refusal:
+        """All that the message brings, within the limits."""
+        candidates = _candidates_of(message)
+        if isinstance(candidates, Refusal):
+            return candidates
+        if len(candidates) > self._limits.candidates_per_message:
+            return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "too many candidates in one message")
+        longest = self._limits.candidate_bytes
+        for candidate in candidates:
+            if len(candidate.candidate or "") > longest:
+                return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "a candidate is too long")
+        return candidates
 
     def _ends(self, sender: Session, target: Session, pc: str) -> tuple[Negotiation, Negotiation]:
         mine = sender.ends.get((target.peer, pc))

@@ -55,6 +55,9 @@ class Admission(Struct, frozen=True, kw_only=True):
     resume_secret: str
     address: str = ""
     """Key of the client's address, for limits."""
+    node: str = ""
+    """Where the client is connected."""
+    region: str = ""
 
 
 class Opened(Struct, frozen=True, kw_only=True):
@@ -104,7 +107,7 @@ class Closed(Struct, frozen=True):
 
 
 class IceGranted(Struct, frozen=True, kw_only=True):
-    """The broker's answer to an `effects.GrantIce`: a grant, its no, or None when it has neither."""
+    """The broker's answer to an `effects.GrantIce`: a grant, a no, or None when it has neither."""
 
     session: str
     request: str | int | None

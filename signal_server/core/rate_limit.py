@@ -162,6 +162,10 @@ class RateLimiter:
         """The session is over; what it owed, its identity and address still owe."""
         self._scopes["session"].rows.pop(session, None)
 
+    def containers(self) -> tuple[object, ...]:
+        """What there is to know."""
+        return tuple(scope.rows for scope in self._scopes.values())
+
     def tracked(self) -> dict[str, int]:
         """Keys remembered, by scope."""
         return {name: len(scope.rows) for name, scope in self._scopes.items()}

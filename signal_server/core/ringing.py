@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Raw, UnsetType
+from msgspec import Raw, UnsetType, structs
 
 from signal_server.core import call_outcomes as outcome
 from signal_server.core.call import CallLimits, Party
@@ -20,6 +20,7 @@ from signal_server.core.rooms import Rooms
 from signal_server.wire import call_messages as c
 from signal_server.wire import messages as m
 from signal_server.wire.base import Numbered
+from signal_server.wire.candidate import CandidateInit
 from signal_server.wire.codec import Refusal
 from signal_server.wire.codes import ErrorCode
 
@@ -46,6 +47,10 @@ class Ringing:
         """How an early message goes to the device that answered; set by the switchboard."""
         self._data_bytes = data_bytes
         self._by_peer: dict[str, Session] = {}
+
+    def containers(self) -> tuple[object, ...]:
+        """What there is to know."""
+        return self._by_peer, *self.calls.containers()
 
     def session(self, peer: str) -> Session | None:
         """The live session of a peer."""
@@ -100,11 +105,9 @@ class Ringing:
             self._execute(verdict, now)
         return verdict
 
-    def early(self, session: Session, message: m.Directed) -> Refusal | None:
+    def early(self, session: Session, message: m.Offer | m.Candidate) -> Refusal | None:
         """Keep what is addressed to a call for the device that will answer it."""
-        size = ITEM_OVERHEAD + len(getattr(message, "sdp", ""))
-        if isinstance(message, m.Candidate) and isinstance(message.candidates, list):
-            size += ITEM_OVERHEAD * len(message.candidates)
+        size = _early_size(message)
         verdict = self.calls.early(party_of(session), message.to, message, size)
         return verdict if isinstance(verdict, Refusal) else None
 
@@ -152,8 +155,8 @@ class Ringing:
                 self._rooms.admit(session, paired.room)
         for item in paired.early:
             if isinstance(item, m.Directed):
-                item.to = callee.peer
-                self.relay_early(caller, callee, item, now)
+                addressed = structs.replace(item, to=callee.peer)
+                self.relay_early(caller, callee, addressed, now)
 
 
 def party_of(session: Session) -> Party:
@@ -167,6 +170,15 @@ def _drop(caller: Session, callee: Session, message: m.Directed, now: float) -> 
 
 def _nothing() -> None:
     """Nothing is left to do after the answer."""
+
+
+def _early_size(message: m.Offer | m.Candidate) -> int:
+    """Bytes that keeping it costs."""
+    if isinstance(message, m.Offer):
+        return ITEM_OVERHEAD + len(message.sdp)
+    listed = message.candidates if isinstance(message.candidates, list) else [message.candidate]
+    texts = [each.candidate or "" for each in listed if isinstance(each, CandidateInit)]
+    return ITEM_OVERHEAD * (1 + len(listed)) + sum(map(len, texts))
 
 
 def _size(data: Raw | UnsetType) -> int:

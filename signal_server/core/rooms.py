@@ -22,6 +22,19 @@ from signal_server.wire.codes import ErrorCode
 from signal_server.wire.limits import Limits
 
 
+class Epochs:
+    """Numbers that tell a room from former rooms of its name."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+
+    def next(self) -> int:
+        self._last += 1
+        return self._last
+
+
 class Rooms:
     """All rooms of a node; a room exists while it has members."""
 
@@ -42,7 +55,11 @@ class Rooms:
         self._deliver = deliver
         self._announce = announce
         self._bans = Bans()
-        self._epoch = epoch
+        self._epochs = Epochs(epoch)
+
+    def containers(self) -> tuple[object, ...]:
+        """What there is to know."""
+        return self.by_name, self._bans, self._epochs
 
     def enter(
         self,
@@ -173,8 +190,8 @@ class Rooms:
     def _room(self, account: str, name: str) -> Room:
         room = self.by_name.get((account, name))
         if room is None:
-            self._epoch += 1
-            room = self.by_name[account, name] = Room(account, name, self._epoch)
+            epoch = self._epochs.next()
+            room = self.by_name[account, name] = Room(account, name, epoch)
             self._announce_room("room.created", room)
         return room
 

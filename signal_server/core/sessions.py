@@ -47,6 +47,10 @@ class Sessions:
         self.agenda: Deadlines[tuple[str, Due]] = Deadlines()
         self._limits = limits
 
+    def containers(self) -> tuple[object, ...]:
+        """What there is to know."""
+        return self.by_connection, self.by_id, self.agenda
+
     def begin(self, event: inputs.Opened, policy: AddressPolicy, now: float) -> Session:
         """A new session for a connection that said hello."""
         admission = event.admission

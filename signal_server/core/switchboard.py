@@ -52,7 +52,9 @@ class Switchboard:
             limits, self.tally, self._end_agenda, out, receipts, arbitrates=arbitrates
         )
         rooms = Rooms(limits, self.tally, directed, out.deliver, out.do, epoch)
+        self._rooms = rooms
         self.rooms = rooms.by_name
+        self._call_limits = rules.calls
         self._ringing = Ringing(rules.calls, rooms, out.deliver, out.do, limits.data_bytes)
         self.calls = self._ringing.calls
         self._agendas = (self._end_agenda, self.sessions.agenda, self.calls.agenda)
@@ -134,6 +136,27 @@ class Switchboard:
         """When `handle_timeout` has work next."""
         deadlines = [agenda.next() for agenda in self._agendas]
         return min((at for at in deadlines if at is not None), default=None)
+
+    def containers(self) -> tuple[object, ...]:
+        """The whole state, in an order that stays."""
+        return (
+            *self.sessions.containers(),
+            *self._rooms.containers(),
+            *self._ringing.containers(),
+            self._end_agenda,
+            *self.rates.containers(),
+        )
+
+    def shared(self) -> dict[str, object]:
+        """What the state refers to and every board of the same rules has."""
+        policies = self._lifecycle.policies
+        return {
+            "limits": self.limits,
+            "call_limits": self._call_limits,
+            "tally": self.tally,
+            "relay_only": policies[True],
+            "any_address": policies[False],
+        }
 
     def unread(self, connection: int, after: int) -> list[bytes] | None:
         """The numbered messages that follow `after`; None for a gap."""

@@ -37,3 +37,16 @@ class Tally:
     joins: int = 0
     resumes: Counter[str] = field(default_factory=Counter)
     """Resumes by outcome: resumed, expired, gap."""
+
+    def add(self, other: Tally) -> None:
+        """The counters of a board that is gone; its levels are gone with it."""
+        for kind, count in other.sent.items():
+            self.sent[kind] += count
+        self.refused.update(other.refused)
+        self.candidates_dropped.update(other.candidates_dropped)
+        self.resumes.update(other.resumes)
+        self.candidates_passed += other.candidates_passed
+        self.candidates_released += other.candidates_released
+        self.gate_timeouts += other.gate_timeouts
+        self.glare += other.glare
+        self.joins += other.joins

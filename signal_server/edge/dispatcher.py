@@ -73,6 +73,13 @@ class Authenticate(Protocol):
     def __call__(self, token: str) -> Bearer | Refusal: ...
 
 
+class Place(NamedTuple):
+    """Where the node is."""
+
+    node: str
+    region: str
+
+
 class Dispatcher:
     """One per node; a `SocketEndpoint`, and the HTTP fallback's way in."""
 
@@ -83,6 +90,7 @@ class Dispatcher:
         grant: GrantServers,
         guesses: Guesses,
         limits: Limits,
+        place: Place,
     ) -> None:
         self.is_draining = False
         self.connections: dict[int, Connection] = {}
@@ -95,6 +103,7 @@ class Dispatcher:
         self._authenticate = authenticate
         self._grant = grant
         self._guesses = guesses
+        self._place = place
         self._waiting: dict[int, asyncio.TimerHandle] = {}
         """Connections that have no session yet, with their deadline."""
         self._accounts: dict[int, str] = {}
@@ -217,6 +226,8 @@ class Dispatcher:
             token_life_s=bearer.life_s,
             resume_secret=drawn[2 * _ID_CHARS :],
             address=address_key(connection.remote),
+            node=self._place.node,
+            region=self._place.region,
         )
         account = bearer.permit.account
         self._accounts[connection.id] = account
@@ -237,7 +248,8 @@ class Dispatcher:
     ) -> inputs.Opened:
         permit, ice = admission.permit, None
         if permit.may_turn:
-            ice = self._grant(permit.account, permit.identity, None, None)
+            granted = self._grant(permit.account, permit.identity, None, None)
+            ice = granted if isinstance(granted, inputs.IceGrant) else None
         return inputs.Opened(
             connection=connection.id,
             admission=admission,

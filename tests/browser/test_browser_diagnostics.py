@@ -211,7 +211,7 @@ def test_a_stop_at_any_time_leaves_nothing_open(context: BrowserContext, parley:
         runs(page, "quality")
         expect(page.locator("#plots polyline").first).to_be_visible()
         assert parley.metric("probe_server_peers") == 1
-        page.goto(f"{parley.url}/healthz")
+        page.goto(parley.url)
         eventually(page, lambda: not parley.metric("probe_server_peers"), "the peer has ended", 5)
 
 

@@ -5,147 +5,184 @@ Each cell has a network, a deployment and a browser of its own, so a few run sid
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
-from deployments import Deployment
-from far_browser import far_page
-from networks import network
-from playwright.sync_api import Page
-from probe_faults import FAULTS, Fault
+from probe_faults import FAULTS
+from probe_visits import BY_NAME, VISITS, Found
 from rtc import needs_own_network
 
 AT_ONCE = 3
 RUN_S = 100
-pytestmark = [pytest.mark.chromium, pytest.mark.coturn, pytest.mark.root, needs_own_network]
-
-Found = dict[str, Any]
+pytestmark = [
+    pytest.mark.chromium,
+    pytest.mark.coturn,
+    pytest.mark.root,
+    needs_own_network,
+    pytest.mark.timeout(RUN_S + 20),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What the tests of quality say; `result reason`, or several that are as true."""
+    """What the tests of quality find."""
 
     loop: tuple[str, ...]
-    """Of testPeerToPeerCallQuality."""
+    """testPeerToPeerCallQuality: result and reason; one of these."""
     call: tuple[str, ...]
-    """Of testCallQuality."""
-    audio: str | None = None
-    """Whether OpenTok's test supports it, and why not; None: it rejects."""
-    video: tuple[str, ...] = ()
+    """testCallQuality: the same."""
+    connectivity: tuple[tuple[str, str, str], ...] = ()
+    """failedTests of OpenTok's testConnectivity: type, name and reason of the error."""
+    audio: str = ""
+    """Of OpenTok's testQuality: why it is not supported."""
+    video: str = ""
     rejects: str = ""
-    failed_tests: tuple[tuple[str, str], ...] = ()
-    """Of OpenTok's connectivity test: type and name of the error."""
 
 
-_LOSS = ("warning high_loss", "bad high_loss")
+GONE = "The server stopped answering during the test."
+_LOSSY = ("warning high_loss", "bad high_loss")
 QUALITY: Mapping[str, Quality] = {
-    "nothing": Quality(loop=("good",), call=("good",), audio="", video=("",)),
+    "nothing": Quality(loop=("good",), call=("good",)),
     "all TURN blocked": Quality(
         loop=("failed unreachable",),
         call=("failed unreachable",),
+        connectivity=(("media", "PublishToSessionError", "unreachable"),),
         rejects="PublishToSessionError unreachable",
-        failed_tests=(("media", "PublishToSessionError"),),
     ),
-    "10 % loss": Quality(loop=_LOSS, call=_LOSS, audio="", video=("Bandwidth too low.",)),
-    "300 kbit/s": Quality(
-        loop=("bad bandwidth_too_low",), call=("bad bandwidth_too_low",), audio="", video=("",)
+    "10 % loss": Quality(
+        loop=_LOSSY,
+        call=_LOSSY,
+        video="Bandwidth too low.",
     ),
-    "300 ms delay": Quality(
-        loop=("bad high_delay",), call=("bad high_delay",), audio="", video=("",)
-    ),
+    "300 kbit/s": Quality(loop=("bad bandwidth_too_low",), call=("bad bandwidth_too_low",)),
+    "300 ms delay": Quality(loop=("bad high_delay",), call=("bad high_delay",)),
 }
 
-CONNECTIVITY = """async () => {
-  const [network, sockets] = await Promise.all([
-    probes.testNetworkConnectivity(), probes.testWebsocketConnectivity(),
-  ]);
-  return { network, sockets };
-}"""
-QUALITY_TESTS = """async () => {
-  const { NetworkTest } = await import("/js/parley-probes.js");
-  const platform = { RTCPeerConnection: Counted };
-  const test = () => new NetworkTest(null, { baseUrl: location.origin }, { platform });
-  const named = ({ name, reason }) => `${name} ${reason}`;
-  const { success, failedTests } = await test().testConnectivity();
-  const failed = failedTests.map(({ type, error }) => [type, error.name]);
-  const measured = await test().testQuality().catch((error) => ({ rejects: named(error) }));
-  const videoTrack = await camera();
-  const loop = await probes.testPeerToPeerCallQuality({ videoTrack, duration: 3 });
-  const call = await probes.testCallQuality({ videoTrack, duration: 3 });
-  videoTrack.stop();
-  return { connectivity: { success, failed }, measured, loop, call };
-}"""
-VERDICT = """async (checks) => {
-  const { verdictOf } = await import("/js/parley-probes.js");
-  return verdictOf(checks);
-}"""
+
+@pytest.fixture(scope="module")
+def visits(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Future[Found]]]:
+    """Those whose tests are selected, under way."""
+    items = [item for item in request.session.items if item.path == request.path]
+    wanted = {item.callspec.params["name"] for item in items if hasattr(item, "callspec")}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            name: pool.submit(visit, tmp_path_factory.mktemp("visit"))
+            for name, visit in VISITS.items()
+            if name in wanted
+        }
 
 
-def visit(fault: Fault, home: Path) -> Found:
-    """What a visitor's browser finds in that cell."""
-    with (
-        network(home) as link,
-        fault.deployment(home) as deployment,
-        far_page(link, deployment) as page,
-        fault.strikes(link, deployment),
-    ):
-        began = time.monotonic()
-        found: Found = page.evaluate(CONNECTIVITY)
-        found["seconds"] = time.monotonic() - began
-        checks = [*found["network"]["checks"], *found["sockets"]["checks"]]
-        if fault.name in QUALITY:
-            found |= page.evaluate(QUALITY_TESTS)
-            checks += found["measured"].get("checks", [])
-        found |= {"checks": checks, "verdict": page.evaluate(VERDICT, checks)}
-        found["all seconds"] = time.monotonic() - began
-        no_peer_is_left(page, deployment)
-    return found
-
-
-def no_peer_is_left(page: Page, deployment: Deployment) -> None:
-    """The page takes its leave without waiting for an answer, over whatever the network is."""
-    deadline = time.monotonic() + 5
-    while not deployment.node.is_killed and deployment.node.metric("probe_server_peers"):
-        assert time.monotonic() < deadline, "the server still holds a peer"
-        page.wait_for_timeout(50)
+@pytest.fixture
+def found(name: str, visits: Mapping[str, Future[Found]]) -> Found:
+    """Of that visit."""
+    return visits[name].result(RUN_S)
 
 
 def word(state: str, reason: str | None) -> str:
     return f"{state} {reason or ''}".strip()
 
 
+def said(results: Found) -> str:
+    return word(results["result"], results["reason"])
+
+
 def seen(checks: list[Found]) -> dict[str, str]:
+    """Each check by its title: `turn udp`, `ws west`, `quality-audio`."""
+    where = {"turn": "transport", "ws": "region"}
     return {
-        f"{one['name']} {one.get('transport') or one.get('region') or ''}".strip(): word(
+        f"{one['name']} {one.get(where.get(one['name'], '')) or ''}".strip(): word(
             one["state"], one.get("reason")
         )
         for one in checks
     }
 
 
-@pytest.fixture(scope="module")
-def visits(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[Found]]]:
-    """Of every fault that is selected."""
-    items = [item for item in request.session.items if item.path == request.path]
-    faults = [item.callspec.params["fault"] for item in items if hasattr(item, "callspec")]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {
-            fault.name: pool.submit(visit, fault, tmp_path_factory.mktemp("fault"))
-            for fault in faults
-        }
+@pytest.mark.parametrize("name", [fault.name for fault in FAULTS])
+def test_the_verdict_and_its_reasons(name: str, found: Found) -> None:
+    fault = BY_NAME[name]
+    checks, verdict = seen(found["checks"]), found["verdict"]
+    expected = {**fault.reasons, **fault.browser}
+    state, says = expected.pop("state", fault.state), expected.pop("says", fault.says)
+    for title in [title for title in expected if title.startswith("quality")]:
+        if title not in checks:
+            del expected[title]
+    assert checks == {**dict.fromkeys(checks, "passed"), **expected}, found
+    assert verdict["state"] == state, found
+    assert says in verdict["text"], found
+    assert tuple(ask["protocol"] for ask in verdict["asks"]) == fault.asks
 
 
-@pytest.mark.timeout(RUN_S + 20)
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_the_verdict_and_its_reasons(fault: Fault, visits: dict[str, Future[Found]]) -> None:
-    found = visits[fault.name].result(RUN_S)
-    print({k: found.get(k) for k in ("seconds","all seconds", "connectivity", "measured", "loop", "call")})
-    print(seen(found["checks"]), found["verdict"])
+@pytest.mark.parametrize("name", QUALITY)
+def test_the_quality_of_a_call(name: str, found: Found) -> None:
+    quality = QUALITY[name]
+    assert said(found["loop"]) in quality.loop, found["loop"]
+    assert said(found["call"]) in quality.call, found["call"]
+    assert [tuple(one) for one in found["connectivity"]] == list(quality.connectivity)
+    opentok = found["opentok"]
+    assert opentok.get("rejects", "") == quality.rejects
+    if not quality.rejects:
+        kinds = [opentok[kind] for kind in ("audio", "video")]
+        reasons = [one.get("reason", "") for one in kinds]
+        assert (*reasons, *(one["supported"] for one in kinds)) == (
+            quality.audio,
+            quality.video,
+            not quality.audio,
+            not quality.video,
+        ), opentok
+
+
+# Ends before the end ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["aborted unanswered", "aborted under way", "aborted at the server"]
+)
+def test_an_aborted_test_says_so_at_once(name: str, found: Found) -> None:
+    for phase, ended in found.items():
+        if phase == "opentok quality":
+            assert (ended["result"], ended["reason"]) == ("QualityTestError", "aborted")
+        elif phase == "opentok connectivity":
+            assert (ended["results"]["stopped"], ended["results"]["failedTests"]) == (True, [])
+        else:
+            assert (ended["result"], ended["reason"]) == ("aborted", "aborted"), (phase, ended)
+        assert ended["lateMs"] < 500, (phase, ended)
+        if phase.startswith("network"):
+            assert ended["verdict"]["text"] == "The test was stopped."
+
+
+@pytest.mark.parametrize("name", ["aborted under way"])
+def test_an_aborted_test_keeps_what_is_known(name: str, found: Found) -> None:
+    sockets = found["sockets"]["results"]
+    assert (sockets["passedRegions"], sockets["abortedRegions"]) == (["here"], ["west"])
+    assert found["call opening"]["results"]["data"] == {}
+    assert found["call measuring"]["results"]["data"]["avgSendBitsPerSecond"] is not None
+
+
+@pytest.mark.parametrize("name", ["node killed"])
+def test_a_relay_that_outlives_its_server_is_of_no_use(name: str, found: Found) -> None:
+    network, sockets, again = found["network"], found["sockets"], found["again"]
+    assert said(network) == "passed server_gone", network
+    assert network["verdict"]["text"] == GONE
+    assert (said(sockets), sockets["failedRegions"]) == ("failed server_gone", ["here"]), sockets
+    assert said(again["network"]) == "failed unreachable", again
+    assert again["verdict"]["text"].startswith("Calls do not work from here"), again["verdict"]
+
+
+@pytest.mark.parametrize("name", ["all killed"])
+def test_a_relay_that_went_with_its_server_is_not_a_blocked_one(name: str, found: Found) -> None:
+    network = found["network"]
+    assert said(network) == "failed server_gone", network
+    assert network["verdict"]["text"] == GONE
+
+
+@pytest.mark.parametrize("name", ["killed under calls"])
+def test_a_server_that_goes_during_a_call(name: str, found: Found) -> None:
+    assert said(found["call"]) == "failed server_gone", found["call"]
+    assert found["opentok"] == {
+        "name": "ConnectToSessionNetworkError",
+        "reason": "server_gone",
+    }

@@ -137,6 +137,8 @@ def test_a_peer_whose_window_is_shut_is_freed_after_our_close(loop: str) -> None
 
 
 KEEP_ALIVE = {"ping_interval_s": 0.6, "ping_timeout_s": 0.4}
+BUSY_S = 1.0
+"""What a machine with other work may add."""
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -144,9 +146,9 @@ def test_a_silent_peer_is_pinged_and_then_cut(loop: str) -> None:
     with echo_server(loop=loop, limits=KEEP_ALIVE) as server, server.open() as client:
         started = time.monotonic()
         assert client.frame() == (PING, b"")
-        assert 0.4 < time.monotonic() - started < 0.75
+        assert 0.4 < time.monotonic() - started < 0.75 + BUSY_S
         assert client.ended() == b""
-        assert 0.8 < time.monotonic() - started < 1.15
+        assert 0.8 < time.monotonic() - started < 1.15 + BUSY_S
         stats = server.stats()
         assert stats["closed_codes"] == [4001]
         assert (stats["ping_timeout"], stats["sockets"], stats["waiting"]) == (1, 0, 0)

@@ -16,7 +16,7 @@ from coturn import free_port
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_server import RedisServer, has_redis, start_redis, start_sentinel
-from turn_client import eventually
+from turn_client import DEADLINE, eventually
 
 from turn_broker.fleet.contract import Fleet, FleetFull, FleetUnavailable
 from turn_broker.fleet.memory import MemoryFleet
@@ -248,6 +248,34 @@ async def test_the_longer_of_two_revocations_holds(fleet: Fleet) -> None:
     await fleet.revoke(revoked(ttl=60), 0)
 
     assert await fleet.revocations() == (longer,)
+
+
+async def test_who_repeats_himself_takes_no_more_room(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one client could keep all others from revoking."""
+    monkeypatch.setattr("turn_broker.fleet.redis.MAX_REVOCATIONS", 2)
+    for number in range(9):
+        await fleet.revoke(revoked(ttl=60 + number), 0)
+    if isinstance(fleet, RedisFleet):
+        await fleet.revoke(revoked("bob.1"), 0)
+        with pytest.raises(FleetFull):
+            await fleet.revoke(revoked("carol.1"), 0)
+        assert fleet.is_revoked("bob.1")
+        assert not fleet.is_revoked("carol.1")
+        assert len(await fleet.revocations()) == 2
+    else:
+        assert len(await fleet.revocations()) == 1
+
+
+async def test_revocations_that_have_run_out_leave_room(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turn_broker.fleet.redis.MAX_REVOCATIONS", 2)
+    for number in range(9):
+        await fleet.revoke(revoked(f"alice.{number}", ttl=-1), 0)
+    await fleet.revoke(revoked("bob.1"), 0)
+    assert [one.name for one in await fleet.revocations()] == ["bob.1"]
 
 
 async def test_a_late_or_invented_answer_does_no_harm(fleet: Fleet) -> None:
@@ -539,6 +567,9 @@ async def test_a_redis_that_forgets_everything(own_redis: RedisServer) -> None:
         await fleet.drain("a", True)
         await one.until_heard(Drain("a", True))
         assert fleet.is_revoked("alice.0")
+        async with asyncio.timeout(DEADLINE):
+            while len(await fleet.revocations()) < 5:  # told by those who remember  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.redis
@@ -628,7 +659,7 @@ async def test_what_another_version_wrote_is_passed_over(
     realm = secrets.token_hex(4)
     key = f"parley:turn:{{{realm}}}:"
     redis.command("SET", f"{key}token:alice.1", "{}")
-    redis.command("ZADD", f"{key}revocations", "9999999999", "[]")
+    redis.command("HSET", f"{key}revoked", "token:alice.1", "[]")
     async with fleet_at(redis.url, realm) as fleet, agent(fleet, "a") as one:
         assert await fleet.token("alice.1") is None
         assert await fleet.revocations() == ()

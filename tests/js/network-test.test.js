@@ -75,7 +75,7 @@ function scene({ world = {}, fail = {}, session = {}, link = {}, options = {}, s
       this.began ??= performance.now();
       const seconds = Math.min((performance.now() - this.began) / 1000, stream.stillAt);
       const counters = {
-        pair: { type: "candidate-pair", nominated: true, state: "succeeded", availableOutgoingBitrate: stream.availableBps, currentRoundTripTime: 0.02 },
+        pair: { type: "candidate-pair", nominated: true, state: "succeeded", availableOutgoingBitrate: stream.availableBps, currentRoundTripTime: stream.trip?.() ?? 0.02 },
       };
       for (const kind of this.added) {
         const bytes = world.isSilent ? 0 : (stream[`${kind}Bps`] * (seconds + 0.001)) / 8;
@@ -376,11 +376,16 @@ test("quality: a browser that does not tell the size of the picture, nor names i
   assert.ok(Math.abs(other.video.mos - one.video.mos) < 0.1 && other.video.frameRate > 25);
 });
 
-test("quality: sound that stays bad is not supported", async () => {
-  const { audio, checks } = await fast(() => scene({ link: { loss: 0.4 } }).network.testQuality());
-  assert.deepEqual([audio.supported, audio.reason], [false, "Bandwidth too low."]);
-  assert.deepEqual([checks[0].state, checks[0].reason], ["failed", "bandwidth_too_low"]);
-});
+for (const [what, link, cause] of [
+  ["packets are lost", {}, "high_loss"],
+  ["packets wait, and are lost", { trip: () => 0.02 + (performance.now() % 2000) / 5000 }, "bandwidth_too_low"],
+]) {
+  test(`quality: sound that stays bad, because ${what}, is not supported`, async () => {
+    const { audio, video, checks } = await fast(() => scene({ link: { loss: 0.4, ...link } }).network.testQuality());
+    assert.deepEqual([audio.supported, audio.reason, audio.cause, video.cause], [false, "Bandwidth too low.", cause, cause]);
+    assert.deepEqual(checks.map(({ state, reason, transport }) => [state, reason, transport]), Array(2).fill(["failed", cause, "udp"]));
+  });
+}
 
 for (const [what, options, kinds, reason] of [
   ["no camera", {}, ["audioinput"], "No camera was found."],

@@ -219,6 +219,7 @@ for (const [name, flow, expected] of [
   ["a narrow line", { bps: 900_000, limitedBy: "bandwidth" }, ["warning", "bandwidth_too_low"]],
   ["a very narrow line", { bps: 250_000, limitedBy: "bandwidth" }, ["bad", "bandwidth_too_low"]],
   ["some loss", { loss: 0.07 }, ["warning", "high_loss"]],
+  ["a sender that slows down because of loss", { loss: 0.07, bps: 250_000, limitedBy: "bandwidth" }, ["bad", "high_loss"]],
   ["much loss", { loss: 0.2 }, ["bad", "high_loss"]],
   ["a long way", { trip: 0.4 }, ["warning", "high_delay"]],
   ["a very long way", { trip: 0.7 }, ["bad", "high_delay"]],
@@ -262,6 +263,34 @@ for (const [what, entries, expected] of [
     const { client } = clientIn({ stats: () => entries });
     const { result, reason, secondsElapsed } = await fast(() => client.testCallQuality({ videoTrack: new FakeTrack(), duration: 6 }));
     assert.deepEqual([result, reason, secondsElapsed], [...expected, 6]);
+  });
+}
+
+for (const [what, world, transport, tried] of [
+  ["UDP alone", {}, "udp", ["udp"]],
+  ["TCP where UDP is blocked", { blocks: ["udp"] }, "tcp", ["udp", "tcp"]],
+  ["TLS where the others are", { blocks: ["udp", "tcp"] }, "tls", ["udp", "tcp", "tls"]],
+]) {
+  test(`testCallQuality goes over ${what}`, async () => {
+    const stats = () => flowing({})({ number: 1 });
+    const { client, Rtc, deployment } = clientIn({ stats, offered: ["udp", "tcp", "tls"], ...world });
+    const found = await fast(() => client.testCallQuality({ videoTrack: new FakeTrack(), duration: 2 }));
+    assert.deepEqual([found.result, found.transport, Rtc.open], ["good", transport, 0]);
+    assert.deepEqual(Rtc.all.map(({ configuration }) => configuration.iceServers[0].urls[0].split("=")[1]), tried);
+    assert.equal(deployment.asked("POST /v1/probes/peers"), 1);
+  });
+}
+
+for (const [what, world, reason, peers] of [
+  ["every transport is blocked", { blocks: ["udp", "tcp", "tls"] }, "unreachable", 0],
+  ["UDP is blocked, and the relay refuses peers", { blocks: ["udp"], server: "fail" }, "peer_denied", 2],
+  ["the server has no peer to spare", { fail: { "POST /v1/probes/peers": 503 } }, "http_status", 1],
+]) {
+  test(`testCallQuality: ${what}`, async () => {
+    const { client, Rtc, deployment } = clientIn({ offered: ["udp", "tcp", "tls"], ...world });
+    const found = await fast(() => client.testCallQuality({ videoTrack: new FakeTrack() }));
+    assert.deepEqual([found.result, found.reason, Rtc.open], ["failed", reason, 0]);
+    assert.equal(deployment.asked("POST /v1/probes/peers"), peers);
   });
 }
 

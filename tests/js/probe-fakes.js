@@ -80,6 +80,7 @@ export function fakeRtc(world = {}) {
 
     #gather() {
       const { codes = [], candidates = 1, isEndless = false, url } = world;
+      if (world.blocks?.some((transport) => JSON.stringify(this.configuration.iceServers).includes(`=${transport}`))) return;
       for (const errorCode of codes) this.#tell("icecandidateerror", { errorCode, url });
       for (let number = 0; number < candidates; number++) this.#tell("icecandidate", { candidate: { candidate: `candidate:${number}` } });
       if (isEndless) return;

@@ -75,6 +75,8 @@ class Item:
     """The ufrag it counts for, once that is certain."""
     seq: int = 0
     """Of the message that brought it to the receiver."""
+    is_history: bool = False
+    """Its generation has been replaced; what comes back under the same ufrag is another."""
 
 
 @dataclass
@@ -170,6 +172,8 @@ class Link:
         self.retired |= ufrags
         gone = [item for item in self.pending if owners[item.order] in ufrags]
         self.pending = [item for item in self.pending if item not in gone]
+        for item in self.sent:
+            item.is_history |= (item.ufrag or item.bound) in ufrags
 
     def owner(self, item: Item) -> str | None:
         """The ufrag of an item; for one that came without, that of its section."""
@@ -243,6 +247,7 @@ class Link:
         return any(
             end.order < item.order
             and not end.line
+            and not end.is_history
             and self.owner(item) in end.ufrags
             and end.mid in (None, item.mid)
             for end in self.sent
@@ -359,6 +364,8 @@ class Relay(RuleBasedStateMachine):
         latest = link.latest()
         assert latest is not None, "before any description"
         for earlier in link.out:
+            if earlier.is_history:
+                continue
             if earlier.line and (earlier.mid, link.owner(earlier)) == (item.mid, link.owner(item)):
                 assert item.line == "" or earlier.order < item.order, "out of order"
             if not earlier.line and item.line:

@@ -598,8 +598,6 @@ class SessionMachine(RuleBasedStateMachine):
         session = self.oracle.on(connection)
         if session is None:
             self.met["talk on a former connection"] += 1
-            refusal: Json = {"type": "error", "code": "unauthenticated"}
-            self.oracle.sent[connection].append(refusal | ({"id": number} if number else {}))
             return
         session.good_secrets = session.good_secrets[-1:]
         if ack is not None:

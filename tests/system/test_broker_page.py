@@ -202,3 +202,16 @@ def test_settings(language: str, code: str, after: tuple[str, str], tmp_path: Pa
     if settings.accounts:
         accounts_of(settings.accounts)
     node_list_of(settings.turn)
+
+
+def test_a_coturn_without_an_agent_is_said_so() -> None:
+    """What the page says of a static secret: nothing can be rotated or cut."""
+    with start_broker(
+        "turn:127.0.0.1:3478", extra={"PARLEY_SERVER_ADMIN_TOKEN": ADMIN_TOKEN}
+    ) as broker:
+        operator = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+        refused = httpx.post(f"{broker.url}/v1/turn-secrets/rotate", headers=operator)
+        assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+        token = f"{broker.url}/v1/tokens/{token_id(broker.url)}"
+        revoked = httpx.delete(token, auth=(ACCOUNT_SID, AUTH_TOKEN)).json()
+        assert (revoked["relays_cut"], revoked["nodes"], revoked["silent"]) == (0, [], [])

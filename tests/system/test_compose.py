@@ -17,7 +17,7 @@ from typing import Any
 
 import docker_engine
 import pytest
-from docker_engine import ROOT, SERVER_ADDRESS, Engine
+from docker_engine import CLIENT_ADDRESS, ROOT, SERVER_ADDRESS, Engine
 
 pytestmark = [
     pytest.mark.docker,
@@ -43,6 +43,9 @@ class Deployment:
 
     def compose(self, *arguments: str) -> str:
         return _compose(self.engine, self.folder, *arguments)
+
+    def secret(self, name: str) -> str:
+        return (self.folder / "deploy/docker/secrets" / name).read_text()
 
     def inspect(self, service: str, template: str) -> str:
         container = self.compose("ps", "-q", service).strip()
@@ -171,6 +174,42 @@ def test_the_agent_has_the_relay_under_control(deployment: Deployment) -> None:
     assert node["agent"]["software"].startswith("coturn ")
     assert node["agent"]["secrets_version"] >= 2
     assert node["agent"]["sent_bytes"] > 1_000
+
+
+def test_who_guesses_shuts_out_himself_and_not_the_proxy(deployment: Deployment) -> None:
+    engine, other = deployment.engine, "10.97.0.3"
+    add = ("address", "add", f"{other}/24", "dev", "up0")
+    subprocess.run(["ip", "-n", engine.client_namespace, *add], check=True)
+    names = dict(
+        line.split("=", 1) for line in (deployment.folder / ".env").read_text().splitlines()
+    )
+    good = f"{names['PARLEY_ACCOUNTS_SID']}:{deployment.secret('auth_token')}"
+
+    def asked(address: str, who: str) -> str:
+        command = [
+            "curl",
+            "-sk",
+            "--interface",
+            address,
+            "-u",
+            who,
+            "-o",
+            "-",
+            "-w",
+            "%{http_code}",
+        ]
+        command += [
+            "--resolve",
+            f"{DOMAIN}:443:{SERVER_ADDRESS}",
+            f"https://{DOMAIN}/v1/ice-servers",
+        ]
+        namespace = f"--net=/run/netns/{engine.client_namespace}"
+        return engine.run("nsenter", namespace, *command)[-3:]
+
+    # The first wrong password was tests/compose_call.py's.
+    assert [asked(CLIENT_ADDRESS, "AC:wrong") for _ in range(9)] == ["401"] * 9
+    assert asked(CLIENT_ADDRESS, good) == "429"
+    assert asked(other, good) == "200"
 
 
 def test_redis_keeps_what_it_must_not_forget(deployment: Deployment) -> None:

@@ -114,6 +114,15 @@ class TestPrometheus:
             done = _run("promtool", verb, "rules", self.FOLDER / file)
             assert done.returncode == 0, done.stdout + done.stderr
 
+    @_needs("promtool")
+    def test_promtool_accepts_the_scrape_configuration(self, tmp_path: Path) -> None:
+        text = (DEPLOY / "README.md").read_text()
+        (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        (tmp_path / "prometheus.yml").write_text(block)
+        shutil.copy(self.FOLDER / "rules.yml", tmp_path)
+        done = _run("promtool", "check", "config", tmp_path / "prometheus.yml")
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def test_the_runbook_knows_every_alert(self) -> None:
         rules = yaml.safe_load((self.FOLDER / "rules.yml").read_text())
         alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]

@@ -116,7 +116,7 @@ async def test_a_second_broker_knows_what_the_first_did(site: TurnSite, clients:
     issued = site.token("dora")
     assert site.ask("GET", f"/v1/tokens/{issued.id}", url=site.second_url).status_code == 200
     relay = await clients.relay(issued)
-    await clients.seen(1)
+    await clients.seen(issued, 1)
     cut = site.ask("POST", "/v1/identities/dora/revoke", url=site.second_url).json()
     assert cut["relays_cut"] == 1
     assert await relay.refreshed() in CUT
@@ -135,7 +135,7 @@ async def test_redis_dies_and_comes_back(site: TurnSite, clients: Holders) -> No
     assert site.redis is not None
     expiring = site.token("alice", ttl=3, terms={"hard_expiry": True})
     relay = await clients.relay(expiring)
-    await clients.seen(1)
+    await clients.seen(expiring, 1)
     site.redis.kill()
     try:
         meanwhile = site.token("frida")

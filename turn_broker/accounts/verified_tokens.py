@@ -8,6 +8,7 @@ that signed it is no longer the one it was. It does not know what makes a token 
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 
 from turn_broker.accounts.access_token import AccessTokens, Claims, TokenRefusal
 from turn_broker.accounts.table import Account, Accounts, ApiKey
@@ -26,7 +27,7 @@ class VerifiedTokens:
         self._tokens = tokens
         self._accounts = accounts
         self._remembered = remembered
-        self._verified: dict[bytes, tuple[Claims, tuple[Account, ApiKey]]] = {}
+        self._verified: OrderedDict[bytes, tuple[Claims, tuple[Account, ApiKey]]] = OrderedDict()
 
     def verify(self, token: str, now: float) -> Claims | TokenRefusal:
         """Claims of `token` at `now` (Unix seconds)."""
@@ -49,7 +50,7 @@ class VerifiedTokens:
         if owned is None or now >= claims.expires_at or not self._remembered:
             return
         if len(self._verified) >= self._remembered:
-            del self._verified[next(iter(self._verified))]
+            self._verified.popitem(last=False)
         self._verified[digest] = (claims, owned)
 
     def __len__(self) -> int:

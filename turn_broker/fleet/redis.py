@@ -117,12 +117,7 @@ class RedisFleet:
         bell = asyncio.Event()
         self._waiting[order.ticket] = (answers, bell)
         try:
-            kept = await self._script(
-                scripts.REVOKE,
-                ["revocations", "orders"],
-                [self._clock(), revocation.until, MAX_REVOCATIONS, msgspec.json.encode(order)],
-            )
-            if not kept:
+            if not await self._keep(order):
                 raise FleetFull("too many revocations are in force")
             self._revocations.add(order, self._clock())
             if not answers.is_complete:
@@ -134,6 +129,14 @@ class RedisFleet:
             del self._waiting[order.ticket]
         return answers.result()
 
+    async def _keep(self, order: Revoke) -> bool:
+        """False: there is no room."""
+        revocation = order.revocation
+        name = f"{revocation.scope}:{revocation.name}"
+        encoded = msgspec.json.encode(order)
+        arguments = [self._clock(), revocation.until, MAX_REVOCATIONS, name, encoded]
+        return bool(await self._script(scripts.REVOKE, ["ends", "revoked", "orders"], arguments))
+
     async def revocations(self) -> tuple[Revocation, ...]:
         return tuple(order.revocation for order in await self._revoked())
 
@@ -141,9 +144,7 @@ class RedisFleet:
         return self._revocations.is_revoked(opaque_id, self._clock())
 
     async def _revoked(self) -> tuple[Revoke, ...]:
-        rows = await call(
-            self._redis.zrangebyscore(self._key("revocations"), self._clock(), "+inf")
-        )
+        rows = await call(self._redis.hvals(self._key("revoked")))
         found = Revocations()
         for order in all_decoded(rows, Revoke):
             found.add(order, self._clock())
@@ -154,14 +155,24 @@ class RedisFleet:
         streams = (self._key("orders"), self._key("answers"))
         async for entry in follow(self._redis, self._persistence, *streams):
             if entry is None:
-                for order in await self._persistence.insist(self._revoked) or ():
-                    self._revocations.add(order, self._clock())
+                await self._persistence.insist(self._share_revocations)
             elif entry.stream == streams[0]:
                 order_or_not = _order_of(entry)
                 if isinstance(order_or_not, Revoke):
                     self._revocations.add(order_or_not, self._clock())
             else:
                 self._hear(entry.fields)
+
+    async def _share_revocations(self) -> bool:
+        """Learn those in Redis, and tell it those that it has forgotten."""
+        stored = await self._revoked()
+        known = {(order.revocation.scope, order.revocation.name) for order in stored}
+        for order in self._revocations.orders(self._clock()):
+            if (order.revocation.scope, order.revocation.name) not in known:
+                await self._keep(order)
+        for order in stored:
+            self._revocations.add(order, self._clock())
+        return True
 
     def _hear(self, fields: dict[bytes, bytes]) -> None:
         waiting = self._waiting.get(fields.get(b"ticket", b"").decode())

@@ -6,13 +6,26 @@ number missing knows that it has missed something.
 
 MAX_ENTRIES = 10_000
 """Of a stream; Redis keeps some more."""
+MAX_SWEPT = 1000
+"""Revocations that have run out, at one call."""
 
 REVOKE = f"""
--- KEYS revocations, orders. ARGV now, until, room, order
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1])
-if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[4])
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', {MAX_ENTRIES}, '0-*', 'order', ARGV[4])
+-- KEYS ends, revoked, orders. ARGV now, until, room, scope and name, order
+-- ends: when each runs out; revoked: the order of each. Who repeats himself takes no more room.
+local over = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[1], 'LIMIT', 0, {MAX_SWEPT})
+if #over > 0 then
+  redis.call('ZREM', KEYS[1], unpack(over))
+  redis.call('HDEL', KEYS[2], unpack(over))
+end
+local known = redis.call('ZSCORE', KEYS[1], ARGV[4])
+if not known and redis.call('ZCOUNT', KEYS[1], ARGV[1], '+inf') >= tonumber(ARGV[3]) then
+  return 0
+end
+if not known or tonumber(known) <= tonumber(ARGV[2]) then
+  redis.call('ZADD', KEYS[1], ARGV[2], ARGV[4])
+  redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
+end
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', {MAX_ENTRIES}, '0-*', 'order', ARGV[5])
 return 1
 """
 

@@ -15,21 +15,32 @@ from turn_broker.fleet.messages import Cut, Revocation, Revoke
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+SWEEP_PARTS = 8
+"""A full table is swept once in so large a part of its room, whatever is put."""
+
 
 class ExpiringTable(Generic[K, V]):
-    """At most `room` entries, each until its time; the one put longest ago makes room."""
+    """At most `room` entries, each until its time. What is over makes room, then the one put
+    longest ago."""
 
     def __init__(self, room: int) -> None:
         self._room = room
         # A plain dict would look at every deleted entry again to find its first one.
         self._entries: OrderedDict[K, tuple[float, V]] = OrderedDict()
+        self._put_since_sweep = 0
         self.lost = 0
         """Entries that made room although their time had not come."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def put(self, key: K, value: V, until: float, now: float) -> None:
         """Keep `value` up to and including `until` (Unix seconds)."""
         self._entries[key] = (until, value)
         self._entries.move_to_end(key)
+        self._put_since_sweep += 1
+        if len(self._entries) > self._room and self._put_since_sweep * SWEEP_PARTS > self._room:
+            self._sweep(now)
         while self._entries:
             first = next(iter(self._entries))
             is_over = self._entries[first][0] < now
@@ -37,6 +48,12 @@ class ExpiringTable(Generic[K, V]):
                 return
             self._entries.popitem(last=False)
             self.lost += not is_over
+
+    def _sweep(self, now: float) -> None:
+        """What is over may stand behind what is not: short lives among long ones."""
+        kept = ((key, entry) for key, entry in self._entries.items() if entry[0] >= now)
+        self._entries = OrderedDict(kept)
+        self._put_since_sweep = 0
 
     def get(self, key: K, now: float) -> V | None:
         entry = self._entries.get(key)

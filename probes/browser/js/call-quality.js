@@ -8,12 +8,16 @@ import { figuresOf, lossRatio } from "./connection-figures.js";
 import { stateOf } from "./gathering.js";
 import { gradedCall, gradedLoop } from "./quality-grade.js";
 import { wishOf } from "./relay-check.js";
-import { openLoop, openServerLink } from "./relayed-link.js";
+import { openLoop } from "./relayed-link.js";
+import { openBestLink } from "./server-link.js";
 import { ProbeError, pause, probeError, secondAfter, tell } from "./settle.js";
 
 /** @typedef {import("./connection-figures.js").Figures} Figures */
 /** @typedef {import("./quality-grade.js").Second} Second */
 /** @typedef {import("./relayed-link.js").Link} Link */
+/** @typedef {import("./probe-api.js").ProbeSession} ProbeSession */
+/** @typedef {(servers: RTCIceServer[]) => import("./relayed-link.js").Wish} WishFor */
+/** @typedef {{region: string | null, node: string | null, server: string, transport?: import("./verdict.js").Transport}} Where */
 /**
  * @typedef {object} Wish
  * @property {import("./probe-api.js").ProbeApi} api
@@ -43,19 +47,21 @@ const WORDS = /** @type {Record<string, string>} */ ({
 
 /** @param {Wish} wish @returns {Promise<import("./parley-probes.d.ts").PeerToPeerCallQuality>} never rejects */
 export async function testLoopQuality(wish) {
-  const open = (/** @type {import("./relayed-link.js").Wish} */ one) => openLoop(one);
+  const open = (/** @type {WishFor} */ wishFor, /** @type {ProbeSession} */ { ice_servers }) =>
+    openLoop(wishFor(Object.values(ice_servers).flat()));
   return /** @type {any} */ (await measured(wish, open, gradedLoop));
 }
 
 /** @param {Wish} wish @returns {Promise<import("./parley-probes.d.ts").CallQuality>} never rejects */
 export async function testServerQuality(wish) {
-  const open = (/** @type {import("./relayed-link.js").Wish} */ one) => openServerLink(one, wish.api, "sink");
+  const open = (/** @type {WishFor} */ wishFor, /** @type {ProbeSession} */ { ice_servers }) =>
+    openBestLink(wishFor, ice_servers, wish.api, "sink");
   return /** @type {any} */ (await measured(wish, open, gradedCall));
 }
 
 /**
  * @param {Wish} wish
- * @param {(wish: import("./relayed-link.js").Wish) => Promise<Link>} open
+ * @param {(wishFor: WishFor, session: ProbeSession) => Promise<Link & {transport?: import("./verdict.js").Transport}>} open
  * @param {typeof gradedLoop | typeof gradedCall} graded
  */
 async function measured(wish, open, graded) {
@@ -64,7 +70,8 @@ async function measured(wish, open, graded) {
   const seconds = [];
   let beganMs = 0;
   let elapsedMs = 0;
-  const where = { region: /** @type {string | null} */ (null), node: /** @type {string | null} */ (null), server: api.baseUrl };
+  /** @type {Where} */
+  const where = { region: null, node: null, server: api.baseUrl };
   const concluded = (/** @type {ProbeError | null} */ error) => {
     const secondsElapsed = Math.round((beganMs ? elapsedMs : 0) / 100) / 10;
     return { ...conclusion(error, seconds, run, graded), secondsElapsed, ...where };
@@ -72,11 +79,11 @@ async function measured(wish, open, graded) {
   try {
     const session = await api.session(run.signal);
     Object.assign(where, { region: session.region, node: session.node });
-    const servers = Object.values(session.ice_servers).flat();
-    if (!servers.length) throw new ProbeError("not_offered");
+    if (!Object.values(session.ice_servers).flat().length) throw new ProbeError("not_offered");
     const scene = { api, session, Connection: wish.Connection, run, track: null };
-    const link = await open({ ...wishOf(scene, servers), prepare: (pc) => addTrack(pc, track) });
+    const link = await open((servers) => ({ ...wishOf(scene, servers), prepare: (pc) => addTrack(pc, track) }), session);
     try {
+      if (link.transport) where.transport = link.transport;
       wish.watching(link.here);
       beganMs = performance.now();
       await watch(wish, link, seconds, (ms) => (elapsedMs = ms));

@@ -104,6 +104,19 @@ function kindOf(entries, wanted) {
 /** @param {number | null} known @param {number | undefined} next @returns {any} */
 const most = (known, next) => (typeof next === "number" ? Math.max(known ?? 0, next) : known);
 
+/** Round trips grow by so much where packets wait in a queue. */
+const QUEUE_MS = 100;
+
+/**
+ * Whether too much was sent: packets wait before they are lost. Loss without a queue has another
+ * cause, and makes senders slow down all the same.
+ * @param {(number | null)[]} roundTripsMs
+ */
+export function isQueueing(roundTripsMs) {
+  const told = roundTripsMs.filter((trip) => trip !== null);
+  return told.length > 0 && Math.max(...told) - Math.min(...told) >= QUEUE_MS;
+}
+
 /**
  * Share of the packets of an interval that were lost; null where none was due, or nobody told.
  * @param {number | null | undefined} lost

@@ -91,10 +91,8 @@ const OWN = {
 /** Why figures of a quality check say nothing. */
 const CUT = new Set(["server_gone", "relay_silent", "timeout", "unreachable", "internal", "device_in_use"]);
 const HIDDEN = "Not measured: the page was in the background, where browsers slow it down. Keep it in view and test again.";
-
-const UNTOUCHED = "Not tested, because the server did not answer.";
-/** What a picture lacks that does not get through. @type {Partial<Record<Reason, string>>} */
-const NO_PICTURE = { bandwidth_too_low: "too little for a picture", high_loss: "too much lost for a picture", high_delay: "too slow for a picture" };
+const UNTOUCHED = "Not tested, because the first check failed.";
+const HIGH_LOSS = 0.05;
 
 /** Browsers tell round trips of a call in whole milliseconds. @param {number} ms */
 export const inMs = (ms) => (ms < 0.1 ? "under 1 ms" : `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`);
@@ -175,7 +173,8 @@ function ofQuality(findings) {
   if (!audio || mos === undefined || CUT.has(audio.reason ?? "")) return lineOfOne("quality", /** @type {Finding} */ (audio));
   const picture = video?.figures ?? {};
   const parts = [`Sound ${rating(mos)}`];
-  if (video?.state === "failed") parts.push(NO_PICTURE[video.reason ?? ""] ?? "no picture");
+  const isLossy = (picture.loss_ratio ?? 0) > HIGH_LOSS;
+  if (video?.state === "failed") parts.push(`too ${isLossy ? "much lost" : "little"} for a picture`);
   else if (picture.mos !== undefined) parts.push(`picture ${rating(picture.mos)}`);
   const bitrate = inBits(sound + (picture.bitrate_kbps ?? 0));
   const lost = `${inPercent(Math.max(loss, picture.loss_ratio ?? 0))} lost`;
@@ -216,5 +215,5 @@ export function askOf(protocol, target) {
 export function whereOf({ server, region, node, browser, testedAt, durationS }) {
   const day = testedAt.toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" });
   const place = region ? `, region ${region}${node ? `, node ${node}` : ""}` : "";
-  return `Tested ${server.replace(REMOVED, "a server")}${place}, on ${day}, for ${durationS.toFixed(1)} s${browser ? `, with ${browser}` : ""}.`;
+  return `Tested ${server.startsWith(REMOVED) ? "a server" : server}${place}, on ${day}, for ${durationS.toFixed(1)} s${browser ? `, with ${browser}` : ""}.`;
 }

@@ -109,7 +109,7 @@ function opened(pc, channel, answer, signal) {
  * often knows only its private one, and then nothing is learnt of the visitor's network.
  * @param {string} sdp
  */
-function isTriable(sdp) {
+export function isTriable(sdp) {
   const addresses = [...sdp.matchAll(/^a=candidate:\S+ \d+ \S+ \d+ (\S+) \d+ typ /gm)].map(([, address]) => address ?? "");
   return addresses.some((address) => !PRIVATE.test(address));
 }

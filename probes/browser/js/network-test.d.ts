@@ -13,7 +13,7 @@
  * the network goes away, and leaves no connection, timer, camera or server peer behind.
  */
 
-import type { CheckResult, Reason } from "./parley-probes.js";
+import type { CheckResult, Reason, TransportName } from "./parley-probes.js";
 
 /** Either `baseUrl`, or the three of the original. */
 export interface SessionInfo {
@@ -95,6 +95,8 @@ export interface AudioResults {
   /** The score is 2.4 or better. */
   supported: boolean;
   reason?: string;
+  /** Why it is not supported: `high_loss`, where packets are lost and none had to wait, else `bandwidth_too_low`. */
+  cause?: Reason;
   /** Bits per second that came back. */
   bitrate: number;
   /** 0 to 1, of the worse way. */
@@ -109,6 +111,8 @@ export interface AudioResults {
 export interface VideoResults {
   supported: boolean;
   reason?: string;
+  /** As of sound. */
+  cause?: Reason;
   bitrate?: number;
   frameRate?: number;
   packetLossRatio?: number;
@@ -128,6 +132,8 @@ export interface VideoResults {
 export interface QualityResults {
   audio: AudioResults;
   video: VideoResults;
+  /** Media went over UDP, or over what there was instead. */
+  transport: TransportName;
   /** The same for `verdictOf`. */
   checks: CheckResult[];
 }

@@ -41,7 +41,7 @@ export interface CheckResult {
   name: string;
   state: State;
   reason?: Reason;
-  /** Of a turn check. */
+  /** Of a turn or a quality check. */
   transport?: TransportName | null;
   region?: string | null;
   /** `host:port` that was tried. */
@@ -203,6 +203,8 @@ interface QualityEnd {
   region?: string | null;
   node?: string | null;
   server?: string;
+  /** Of `testCallQuality`: media went over UDP, or over what there was instead. */
+  transport?: TransportName;
 }
 export type QualityOf<Data> =
   | (QualityEnd & { result: "good" | "warning" | "bad"; data: Data })

@@ -5,7 +5,7 @@
  */
 
 import { NetworkTestError } from "./error-names.js";
-import { openServerLink } from "./relayed-link.js";
+import { openBestLink } from "./server-link.js";
 import { pause, probeError, settled } from "./settle.js";
 
 /** @typedef {import("./error-names.js").ErrorKey} ErrorKey */
@@ -21,6 +21,7 @@ import { pause, probeError, settled } from "./settle.js";
 /**
  * @typedef {object} Publishing
  * @property {RTCPeerConnection} pc
+ * @property {import("./verdict.js").Transport} transport
  * @property {() => Promise<void>} close ends the server's peer, too
  */
 
@@ -114,17 +115,16 @@ function deviceError(error, { audioSource, videoSource }, failed) {
  */
 export async function publish(platform, api, stream, signal) {
   const session = await api.session(signal);
-  const wish = {
+  const wishFor = (/** @type {RTCIceServer[]} */ servers) => ({
     Connection: /** @type {typeof RTCPeerConnection} */ (platform.RTCPeerConnection),
-    servers: Object.values(session.ice_servers).flat(),
+    servers,
     signal,
     isExpired: () => session.expires_at <= api.serverNowS(),
     prepare: (/** @type {RTCPeerConnection} */ pc) => addTracks(pc, stream),
-  };
-  if (!wish.servers.length) throw new NetworkTestError("PUBLISH_TO_SESSION_ERROR", "not_offered", "The server offers no relay.");
+  });
   try {
-    const link = await openServerLink(wish, api, "echo");
-    return { pc: link.here, close: () => ended(link.here, api, link.peer) };
+    const { here, peer, transport } = await openBestLink(wishFor, session.ice_servers, api, "echo");
+    return { pc: here, transport, close: () => ended(here, api, peer) };
   } catch (error) {
     throw await publishError(api, probeError(error), signal);
   }

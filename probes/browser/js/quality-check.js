@@ -9,8 +9,8 @@ import { addTracks } from "./publisher.js";
 import { audioResults, checksOf, videoResults } from "./quality-results.js";
 import { readingOf } from "./quality-run.js";
 import { wishOf } from "./relay-check.js";
-import { openServerLink } from "./relayed-link.js";
-import { ProbeError, pause, probeError, tell } from "./settle.js";
+import { openServerLink } from "./server-link.js";
+import { ProbeError, pause, probeError, secondAfter, tell } from "./settle.js";
 
 /** @typedef {import("./diagnostics-words.js").Finding} Finding */
 /** @typedef {import("./diagnostics-report.js").Second} Second */
@@ -29,6 +29,8 @@ import { ProbeError, pause, probeError, tell } from "./settle.js";
 
 const EVERY_MS = 1_000;
 const SILENT_SECONDS = 4;
+/** Long enough that one bad second does not decide, without the first ones, in which the sender feels its way. */
+const JUDGED_S = 10;
 /** With fewer readings there are no figures. */
 const MIN_READINGS = 3;
 const KINDS = /** @type {const} */ (["audio", "video"]);
@@ -76,7 +78,7 @@ async function watched({ api, session, servers, Connection, run, stream, duratio
 }
 
 /** What came back in the last second. @param {Reading[]} readings */
-function secondOf(readings) {
+export function secondOf(readings) {
   const [before, after] = /** @type {[Reading, Reading]} */ (readings.slice(-2));
   const grown = (/** @type {"bytesReceived" | "packetsReceived" | "lostReceived"} */ name) =>
     KINDS.reduce((sum, kind) => sum + Math.max(0, (after[kind]?.[name] ?? 0) - (before[kind]?.[name] ?? 0)), 0);
@@ -89,10 +91,10 @@ function secondOf(readings) {
 }
 
 /** @param {Reading[]} readings @param {string} region @returns {Finding[]} */
-function findingsOf(readings, region) {
+export function findingsOf(readings, region) {
   const isEnough = readings.length >= MIN_READINGS;
-  const audio = audioResults(readings);
-  const video = videoResults(readings);
+  const audio = audioResults(readings, JUDGED_S);
+  const video = videoResults(readings, JUDGED_S);
   const trips = readings.flatMap(({ roundTripMs }) => roundTripMs ?? []).sort((a, b) => a - b);
   const median = trips[Math.floor(trips.length / 2)];
   const trip = median === undefined ? {} : { round_trip_ms: median };

@@ -6,6 +6,8 @@
  * @module
  */
 
+import { isQueueing } from "./connection-figures.js";
+
 /** @typedef {import("./reasons.js").Reason} Reason */
 /** @typedef {"good" | "warning" | "bad"} Grade */
 /**
@@ -89,8 +91,9 @@ function graded(loss, tripMs, bps, { avgAvailableOutgoingBitrate }, seconds) {
     ["high_delay", grade(tripMs, ROUND_TRIP_MS, 1)],
   ]);
   const worst = Math.max(...grades.map(([, number]) => number));
-  const reason = worst ? grades.find(([, number]) => number === worst)?.[0] : "";
-  return { result: GRADES[worst] ?? "bad", reason: reason ?? "" };
+  const reason = (worst && grades.find(([, number]) => number === worst)?.[0]) || "";
+  const isLoss = reason === "bandwidth_too_low" && grade(loss, LOSS, 1) > 0 && !isQueueing(all(seconds, "roundTripMs"));
+  return { result: GRADES[worst] ?? "bad", reason: isLoss ? "high_loss" : reason };
 }
 
 /**

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { isQueueing } from "./connection-figures.js";
 import { audioMos, ONE_WAY_DELAY_MS, rating, videoMos, WORST } from "./mos.js";
 import { AUDIO_MIN_MOS, AVAILABLE_SHARE, byAvailable, byReceived, TOO_LOW } from "./recommend.js";
 import { isSteady, rate, windowRate } from "./samples.js";
@@ -49,11 +50,12 @@ function there({ atMs, ...figures }, kind) {
 /**
  * @param {Reading[]} readings
  * @param {Kind} kind
+ * @param {number | undefined} windowS
  * @returns {Rate} over the last seconds
  */
-function recent(readings, kind) {
-  const found = windowRate(readings.map((one) => back(one, kind)));
-  return { ...found, lossRatio: Math.max(found.lossRatio, windowRate(readings.map((one) => there(one, kind))).lossRatio) };
+function recent(readings, kind, windowS) {
+  const found = windowRate(readings.map((one) => back(one, kind)), windowS);
+  return { ...found, lossRatio: Math.max(found.lossRatio, windowRate(readings.map((one) => there(one, kind)), windowS).lossRatio) };
 }
 
 /**
@@ -75,14 +77,14 @@ function score(readings, kind, scoreOf) {
 /** @param {number | null} roundTripMs */
 const delayOf = (roundTripMs) => (roundTripMs === null ? ONE_WAY_DELAY_MS : roundTripMs / 2);
 
-/** @param {Reading[]} readings @returns {AudioResults} */
-export function audioResults(readings) {
-  const { bitrateBps, lossRatio } = recent(readings, "audio");
+/** @param {Reading[]} readings @param {number} [windowS] that bitrate and loss are of @returns {AudioResults} */
+export function audioResults(readings, windowS) {
+  const { bitrateBps, lossRatio } = recent(readings, "audio", windowS);
   const mos = score(readings, "audio", (interval, { roundTripMs }) => audioMos(interval.lossRatio, delayOf(roundTripMs)));
   const supported = mos >= AUDIO_MIN_MOS;
   return {
     supported,
-    ...(supported ? {} : { reason: TOO_LOW }),
+    ...(supported ? {} : { reason: TOO_LOW, cause: causeOf(readings, lossRatio) }),
     bitrate: Math.round(bitrateBps),
     packetLossRatio: lossRatio,
     mos,
@@ -91,9 +93,9 @@ export function audioResults(readings) {
   };
 }
 
-/** @param {Reading[]} readings @returns {VideoResults} */
-export function videoResults(readings) {
-  const { bitrateBps, lossRatio, frameRate } = recent(readings, "video");
+/** @param {Reading[]} readings @param {number} [windowS] that bitrate and loss are of @returns {VideoResults} */
+export function videoResults(readings, windowS) {
+  const { bitrateBps, lossRatio, frameRate } = recent(readings, "video", windowS);
   const mos = score(readings, "video", (interval, { width, height }) => videoMos(interval.bitrateBps, width, height));
   const last = readings.at(-1);
   const availableBps = last?.availableBps ?? null;
@@ -101,7 +103,7 @@ export function videoResults(readings) {
   const supported = advised.resolution !== null;
   return {
     supported,
-    ...(supported ? {} : { reason: TOO_LOW }),
+    ...(supported ? {} : { reason: TOO_LOW, cause: causeOf(readings, lossRatio) }),
     bitrate: Math.round(bitrateBps),
     frameRate: Math.round(frameRate * 10) / 10,
     packetLossRatio: lossRatio,
@@ -113,6 +115,17 @@ export function videoResults(readings) {
     availableOutgoingBitrate: availableBps,
     qualityLimitationReason: last?.limitedBy ?? null,
   };
+}
+
+/**
+ * The original knows one reason, a bandwidth that is too low; its cause may be another.
+ * @param {Reading[]} readings
+ * @param {number} lossRatio
+ * @returns {"high_loss" | "bandwidth_too_low"}
+ */
+function causeOf(readings, lossRatio) {
+  const isLoss = lossRatio > HIGH_LOSS && !isQueueing(readings.map(({ roundTripMs }) => roundTripMs));
+  return isLoss ? "high_loss" : "bandwidth_too_low";
 }
 
 /**
@@ -152,17 +165,18 @@ export function hasSettled(readings, kind) {
  */
 export function checksOf(audio, video, region) {
   const trip = audio.roundTripTime;
-  const sound = audio.supported ? graded(audio, trip) : failed();
+  const sound = audio.supported ? graded(audio, trip) : failed(audio);
   const isTested = video.bitrate !== undefined;
   const isLittle = carriedBps(video.bitrate ?? 0, video.availableOutgoingBitrate ?? null) < LITTLE_BPS;
-  const picture = !video.supported ? failed() : isLittle ? little() : graded(video, trip);
+  const picture = !video.supported ? failed(video) : isLittle ? little() : graded(video, trip);
   return [
     { name: "quality-audio", region, ...sound },
     { name: "quality-video", region, ...(isTested ? picture : /** @type {const} */ ({ state: "skipped", reason: "no_camera" })) },
   ];
 }
 
-const failed = () => /** @type {const} */ ({ state: "failed", reason: "bandwidth_too_low" });
+/** @param {{cause?: import("./reasons.js").Reason}} results */
+const failed = ({ cause = "bandwidth_too_low" }) => ({ state: /** @type {const} */ ("failed"), reason: cause });
 const little = () => /** @type {const} */ ({ state: "warning", reason: "bandwidth_too_low" });
 
 /**

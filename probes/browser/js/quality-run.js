@@ -46,13 +46,17 @@ export async function testQuality(scene) {
   const wanted = { audio: true, video: isAsked && kinds.video };
   const stream = await capture(platform, wanted, options, "INIT_PUBLISHER_ERROR", run.signal);
   try {
-    const readings = await phase(scene, stream, wanted.video ? "audio-video" : "audio-only");
+    const first = await phase(scene, stream, wanted.video ? "audio-video" : "audio-only");
+    const { readings } = first;
     const audio = audioResults(readings);
     /** @type {import("./network-test.d.ts").VideoResults} */
     const video = wanted.video ? videoResults(readings) : { supported: false, reason: isAsked ? NO_CAMERA : NOT_ASKED, mos: WORST };
     const needsAgain = wanted.video && audio.mos < AUDIO_MIN_MOS && !scene.isStopped();
-    const sound = needsAgain ? audioResults(await withoutVideo(scene, stream)) : audio;
-    return { audio: sound, video, checks: checksOf(sound, video, session.region) };
+    const last = needsAgain ? await withoutVideo(scene, stream) : first;
+    const sound = needsAgain ? audioResults(last.readings) : audio;
+    const { transport } = last;
+    const checks = checksOf(sound, video, session.region).map((check) => ({ ...check, transport }));
+    return { audio: sound, video, transport, checks };
   } finally {
     stopTracks(stream);
   }
@@ -76,14 +80,14 @@ function withoutVideo(scene, stream) {
  * @param {Scene} scene
  * @param {MediaStream} stream
  * @param {"audio-video" | "audio-only"} name
- * @returns {Promise<Reading[]>}
+ * @returns {Promise<{readings: Reading[], transport: import("./verdict.js").Transport}>}
  */
 async function phase(scene, stream, name) {
   const { platform, api, run } = scene;
   const publishing = await publish(platform, api, stream, run.signal);
   try {
     await subscribed(publishing.pc, stream, run.signal);
-    return await watched(scene, publishing.pc, stream, name);
+    return { readings: await watched(scene, publishing.pc, stream, name), transport: publishing.transport };
   } finally {
     await publishing.close();
   }

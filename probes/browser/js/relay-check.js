@@ -6,7 +6,8 @@
  */
 
 import { ENOUGH, sendPackets } from "./packets.js";
-import { openLoop, openServerLink } from "./relayed-link.js";
+import { openLoop } from "./relayed-link.js";
+import { openServerLink, UNCARRIED } from "./server-link.js";
 import { probeError } from "./settle.js";
 
 /** @typedef {import("./verdict.js").Transport} Transport */
@@ -21,8 +22,6 @@ import { probeError } from "./settle.js";
  */
 
 const SERVER_PACKETS = 10;
-/** The relay gave addresses, and then nothing passed. */
-const UNCARRIED = new Set(["peer_denied", "relay_silent"]);
 const CREDENTIALS = new Set(["credential_rejected", "credential_expired"]);
 
 /**

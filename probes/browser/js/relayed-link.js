@@ -1,6 +1,6 @@
 /**
- * Connections through a relay: of this page with itself, and with the deployment's own peer. Both
- * open a data channel; who opened a link closes it. It does not judge what passes.
+ * A connection of this page with itself through a relay. It opens a data channel; who opened a link
+ * closes it. It does not judge what passes.
  * @module
  */
 
@@ -25,15 +25,12 @@ import { ProbeError, probeError, settled } from "./settle.js";
  * @property {() => void} close
  */
 
-const GATHER_MS = 5_000;
+export const GATHER_MS = 5_000;
 /** Long enough for ICE, DTLS and SCTP where a round trip through the relay and back takes a second. */
 const CONNECT_MS = 10_000;
-const SERVER_CONNECT_MS = 6_000;
 /** A connection that fails sooner was refused; one that fails later had no answer. */
 const REFUSAL_MS = 3_000;
-/** How long an end with one candidate waits for better ones, where all go in one message. */
-const MORE_MS = 500;
-const CHANNEL = { ordered: false, maxRetransmits: 0 };
+export const CHANNEL = { ordered: false, maxRetransmits: 0 };
 
 /**
  * This page with itself, both ends through the relay.
@@ -57,38 +54,8 @@ export async function openLoop(wish) {
   }
 }
 
-/**
- * This page through the relay with a peer of the deployment.
- * @param {Wish} wish
- * @param {import("./probe-api.js").ProbeApi} api with a session
- * @param {"data" | "sink" | "echo"} mode
- * @returns {Promise<Link & {peer: string}>} rejects with ProbeError
- */
-export async function openServerLink(wish, api, mode) {
-  const { signal } = wish;
-  const here = connection(wish);
-  let peer = "";
-  const close = () => {
-    here.close();
-    if (peer) void api.endPeer(peer);
-  };
-  const began = performance.now();
-  try {
-    const channel = here.createDataChannel("probe", CHANNEL);
-    wish.prepare?.(here);
-    const offer = await described(wish, here);
-    const answer = await api.openPeer({ sdp: offer, mode }, signal);
-    peer = answer.id;
-    await ready(signal, here, channel, answer);
-    return { here, there: null, channel, connectMs: performance.now() - began, close, peer };
-  } catch (error) {
-    close();
-    throw probeError(error);
-  }
-}
-
 /** @param {Wish} wish */
-function connection({ Connection, servers }) {
+export function connection({ Connection, servers }) {
   if (!Connection) throw new ProbeError("unsupported", "this browser has no WebRTC");
   return new Connection({ iceServers: servers, iceTransportPolicy: "relay", bundlePolicy: "max-bundle" });
 }
@@ -138,7 +105,7 @@ function opened(wish, here, there, close) {
 }
 
 /** @param {number} since when both ends could begin @returns {ProbeError} */
-function cutOff(since) {
+export function cutOff(since) {
   const isRefused = performance.now() - since < REFUSAL_MS;
   return new ProbeError(isRefused ? "peer_denied" : "relay_silent", "the connection failed");
 }
@@ -164,47 +131,4 @@ async function exchange(here, there) {
   const answer = await there.createAnswer();
   await here.setRemoteDescription(answer);
   await there.setLocalDescription(answer);
-}
-
-/**
- * The offer with its candidates.
- * @param {Wish} wish
- * @param {RTCPeerConnection} here
- * @returns {Promise<string>}
- */
-function described(wish, here) {
-  return settled(wish.signal, ({ resolve, reject, listen, after }) => {
-    let isWaiting = false;
-    const done = () => resolve(/** @type {RTCSessionDescription} */ (here.localDescription).sdp);
-    const none = () => {
-      const { reason, code } = withoutCandidate(gathering.codes, wish.isExpired());
-      reject(new ProbeError(reason, "no candidate of the relay", code));
-    };
-    const changed = () => {
-      if (gathering.isComplete) return gathering.candidates ? done() : none();
-      if (!gathering.candidates || isWaiting) return;
-      isWaiting = true;
-      after(MORE_MS, done);
-    };
-    const gathering = new Gathering(here, wish.servers, listen, { changed });
-    after(GATHER_MS, () => isWaiting || none());
-    here.createOffer().then((offer) => here.setLocalDescription(offer)).catch((error) => reject(probeError(error)));
-  });
-}
-
-/**
- * @param {AbortSignal} signal
- * @param {RTCPeerConnection} here
- * @param {RTCDataChannel} channel
- * @param {import("./probe-api.js").PeerAnswer} answer
- * @returns {Promise<void>}
- */
-function ready(signal, here, channel, { sdp }) {
-  return settled(signal, ({ resolve, reject, listen, after }) => {
-    const began = performance.now();
-    after(SERVER_CONNECT_MS, () => reject(new ProbeError("relay_silent", "no connection in time")));
-    followState(here, listen, (state) => state === "failed" && reject(cutOff(began)));
-    listen(channel, "open", () => resolve());
-    here.setRemoteDescription({ type: "answer", sdp }).catch((error) => reject(probeError(error)));
-  });
 }

@@ -9,12 +9,14 @@
  * @property {(value?: any) => void} resolve
  * @property {(error: Error) => void} reject
  * @property {(target: EventTarget, name: string, listener: (event: any) => void) => void} listen
- * @property {(ms: number, act: () => void) => void} after a deadline; begins anew in a page that stood still meanwhile
+ * @property {(ms: number, act: () => void) => void} after a deadline; while the page stands still its time does, too
  * @property {(act: () => void) => void} release called when the promise settles
  */
 
+/** Deadlines look so often how much time passed; what a page cannot do or hear is no fault of the network. */
+const STEP_MS = 500;
 /** Timers of a hidden tab are up to a second late. */
-const STOOD_STILL_MS = 1_500;
+const LATE_MS = 1_000;
 
 /** Why something did not come about, in a word of reasons.js. */
 export class ProbeError extends Error {
@@ -65,9 +67,15 @@ export function settled(signal, begin) {
       },
       after(ms, act) {
         if (isDone) return;
-        const due = performance.now() + ms;
-        // What the page could not do or hear in that time is no fault of the network.
-        const timer = setTimeout(() => (performance.now() - due > STOOD_STILL_MS ? steps.after(ms, act) : act()), ms);
+        let [leftMs, atMs] = [ms, performance.now()];
+        const step = () => {
+          const nowMs = performance.now();
+          leftMs -= Math.min(nowMs - atMs, STEP_MS + LATE_MS);
+          atMs = nowMs;
+          if (leftMs > 0) timer = setTimeout(step, Math.min(leftMs, STEP_MS));
+          else act();
+        };
+        let timer = setTimeout(step, Math.min(leftMs, STEP_MS));
         undo.push(() => clearTimeout(timer));
       },
       release(act) {

@@ -64,8 +64,9 @@ export function setIcon(svg, name) {
 
 /** Takes the icons into the page: a server that goes away must not take the crosses along. */
 export async function holdIcons() {
-  const text = await fetch(SPRITE).then((answer) => answer.text(), () => "<svg/>");
-  const sprite = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
+  const answer = await fetch(SPRITE).catch(() => null);
+  if (!answer?.ok) return;
+  const sprite = new DOMParser().parseFromString(await answer.text(), "image/svg+xml").documentElement;
   for (const symbol of sprite.querySelectorAll("symbol")) symbol.id = `icon-${symbol.id}`;
   sprite.setAttribute("hidden", "");
   document.body.append(sprite);

@@ -257,7 +257,12 @@ def test_no_json_raises(kind: str, fields: dict[str, object]) -> None:
 
     if isinstance(decoded, Refusal):
         assert decoded.code is ErrorCode.BAD_REQUEST
-        encode(m.Error(code=decoded.code.value, message=decoded.message, id=decoded.id))
+        code = decoded.code
+        encode(
+            m.Error(
+                code=code.value, message=decoded.message, retryable=code.retryable, id=decoded.id
+            )
+        )
     else:
         encode(decoded)
 

@@ -95,6 +95,31 @@ class TestResume:
         assert driver.resume(b, 1).take()[0]["code"] == "resume_expired"
         assert driver.resume(b, 1, secret="second").take()[0]["type"] == "resumed"
 
+    @pytest.mark.parametrize("is_noticed", [True, False])
+    def test_a_resume_is_repeated_until_its_answer_arrives(
+        self, driver: Driver, is_noticed: bool
+    ) -> None:
+        """Under one request id; the server may not have noticed that the answer was lost."""
+        a, b = pair(driver)
+        b.send("message", to=a.peer, data="before", id="m")
+        for number in range(3):
+            a.send("message", to=b.peer, data=number)
+        b.disconnect()
+        for attempt in range(3):
+            back = driver.resume(b, 1, new_secret=f"lost {attempt}", request="resume")
+            resumed, *missed, ok = back.take()
+            assert (resumed["type"], ok) == ("resumed", {"type": "ok", "id": "resume"})
+            assert [m["seq"] for m in missed if "data" in m] == [2, 3, 4]
+            if is_noticed:
+                back.disconnect()
+        back = driver.resume(b, 1, new_secret="arrives", request="resume")
+        back.take()
+        assert back.send("message", to=a.peer, data="before", id="m") == [{"type": "ok", "id": "m"}]
+        assert [m["data"] for m in a.take("message")] == ["before"]
+        assert a.take("peer_left") == []
+        assert driver.resume(b, 1, request="resume").take()[0]["code"] == "resume_expired"
+        assert driver.resume(b, 1, secret="arrives").take()[0]["type"] == "resumed"
+
     def test_another_identitys_token(self, driver: Driver) -> None:
         a, b = pair(driver)
         b.disconnect()

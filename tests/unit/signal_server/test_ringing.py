@@ -69,6 +69,42 @@ def test_what_is_sent_to_the_call_waits_for_the_device_that_answers() -> None:
     assert tablet.flow() == []
 
 
+def test_early_messages_that_nobody_could_get_are_refused_at_once() -> None:
+    driver = Driver(candidate_bytes=100, candidates_per_message=2, sdp_bytes=200)
+    ann, bob, _ = three(driver)
+    call = invite(ann, "bob")
+    long = {**candidate(1, "u"), "candidate": "candidate:" + "x" * 100}
+    assert ann.code("candidate", to=call, candidate=long) == "payload_too_large"
+    assert ann.code("candidate", to=call, candidates=[None] * 3) == "payload_too_large"
+    assert ann.code("candidate", to=call, candidate={"candidate": "x"}) == "bad_request"
+    assert ann.code("candidate", to=call) == "bad_request"
+    assert ann.code("offer", to=call, sdp="v=0" * 100) == "payload_too_large"
+    bob.send("call_accept", call=call)
+    assert bob.flow() == []
+
+
+def test_the_text_of_early_candidates_is_charged() -> None:
+    driver = Driver(candidate_bytes=2048)
+    ann, _, _ = three(driver)
+    call = invite(ann, "bob")
+    long = {**candidate(1, "u"), "candidate": "candidate:" + "x" * 2000}
+    before = driver.board.calls.early_bytes
+    assert ann.code("candidate", to=call, candidates=[long, None]) is None
+    assert driver.board.calls.early_bytes - before > 2000
+
+
+def test_an_early_message_that_is_refused_later_is_told_so() -> None:
+    driver = Driver(candidates_per_generation=1)
+    ann, bob, _ = three(driver)
+    call = invite(ann, "bob")
+    assert ann.code("candidate", to=call, candidate=candidate(1, "u"), id="x") is None
+    assert ann.code("candidate", to=call, candidate=candidate(2, "u"), id="y") is None
+    ann.take()
+    bob.send("call_accept", call=call)
+    errors = ann.take("error")
+    assert [(e["id"], e["code"], e["retryable"]) for e in errors] == [("y", "buffer_full", True)]
+
+
 def test_hang_up_and_timeline() -> None:
     driver = Driver()
     ann, bob, _ = three(driver)

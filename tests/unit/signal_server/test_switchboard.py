@@ -8,7 +8,8 @@ from switchboard_driver import Client, Driver, sdp
 from signal_server.core.effects import GrantIce
 from signal_server.core.inputs import Closed, Draining, IceGrant, IceGranted
 from signal_server.core.lifecycle import ICE_RETRY_S
-from signal_server.wire.codes import CloseCode
+from signal_server.wire.codec import Refusal
+from signal_server.wire.codes import CloseCode, ErrorCode
 
 SERVERS = [{"urls": ["turn:x"], "username": "u", "credential": "c"}]
 
@@ -286,6 +287,18 @@ class TestIceServers:
         driver.feed(IceGranted(session=wanted.session, request=wanted.request, grant=grant))
         return wanted
 
+    def test_what_the_broker_refuses_for_good_is_not_to_be_tried_again(self) -> None:
+        driver = Driver()
+        a = driver.connect()
+        a.take()
+        a.send("ice_servers", ttl=10**9, id=5)
+        wanted = driver.grants.pop()
+        no = Refusal(ErrorCode.BAD_REQUEST, "ttl must be 60 to 86400 seconds")
+        driver.feed(IceGranted(session=wanted.session, request=5, grant=no))
+        (error,) = a.take()
+        assert (error["id"], error["code"], error["retryable"]) == (5, "bad_request", False)
+        assert error["message"] == no.message
+
     def test_on_request(self) -> None:
         driver = Driver()
         a = driver.connect()
@@ -349,7 +362,7 @@ class TestIceServers:
 def test_draining_tells_everybody() -> None:
     driver = Driver()
     a, b = driver.connect(), driver.connect(None)
-    driver.feed(Draining(reason="restart", spread_ms=100, deadline_ms=900))
+    driver.feed(Draining(reason="restart", spread_ms=100, deadline_ms=900, url="wss://b/v1/signal"))
     for client, seq, share in ((a, 2, 50), (b, 1, 100)):
         assert client.take("go_away") == [
             {
@@ -358,6 +371,7 @@ def test_draining_tells_everybody() -> None:
                 "reason": "restart",
                 "reconnect_after_ms": share,
                 "deadline_ms": 900,
+                "url": "wss://b/v1/signal",
             }
         ]
 

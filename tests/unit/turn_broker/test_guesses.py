@@ -70,3 +70,15 @@ def test_a_full_table_forgets_who_failed_longest_ago() -> None:
         assert len(guesses) <= 16
     assert guesses.refused("192.0.2.0", 104.0) is not None
     assert guesses.refused(EVE, 104.0) is None
+
+
+def test_no_flood_of_addresses_lets_somebody_in_again() -> None:
+    guesses = Guesses(GuessLimits(addresses=16, failures=3))
+    for _ in range(3):
+        guesses.failed(EVE, 100.0)
+    for n in range(1000):
+        guesses.failed(f"203.0.113.{n}", 101.0)
+        guesses.failed(f"203.0.113.{n}", 101.0)
+    assert guesses.refused(EVE, 102.0) == pytest.approx(1798)
+    assert len(guesses) == 17
+    assert guesses.refused(EVE, 1901.0) is None

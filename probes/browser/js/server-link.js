@@ -1,0 +1,148 @@
+/**
+ * A connection of this page through a relay with the deployment's own peer. It opens a data channel;
+ * who opened a link closes it, and that ends the peer. It does not judge what passes.
+ * @module
+ */
+
+import { Gathering, followState, withoutCandidate } from "./gathering.js";
+import { CHANNEL, connection, cutOff, GATHER_MS } from "./relayed-link.js";
+import { ProbeError, probeError, settled } from "./settle.js";
+
+/** @typedef {import("./relayed-link.js").Wish} Wish */
+/** @typedef {import("./probe-api.js").ProbeApi} ProbeApi */
+/** @typedef {import("./verdict.js").Transport} Transport */
+/** @typedef {"data" | "sink" | "echo"} Mode */
+/** @typedef {import("./relayed-link.js").Link & {peer: string}} ServerLink */
+/** @typedef {{here: RTCPeerConnection, channel: RTCDataChannel, sdp: string, began: number}} Offer */
+
+const CONNECT_MS = 6_000;
+/** How long an end with one candidate waits for better ones, where all go in one message. */
+const MORE_MS = 500;
+/** A transport that has another one behind it: four round trips of half a second, and some. */
+const FIRST_MS = 3_000;
+const ORDER = /** @type {Transport[]} */ (["udp", "tcp", "tls"]);
+
+/**
+ * @param {Wish} wish
+ * @param {ProbeApi} api with a session
+ * @param {Mode} mode
+ * @returns {Promise<ServerLink>} rejects with ProbeError
+ */
+export async function openServerLink(wish, api, mode) {
+  return met(wish, await offered(wish, GATHER_MS), api, mode);
+}
+
+/**
+ * Over the first transport that gets there, each one alone: of several paths the deployment's peer
+ * keeps the first that answers, and not the best. Media would go out over UDP and come back over TCP.
+ * @param {(servers: RTCIceServer[]) => Wish} wishFor
+ * @param {Record<Transport, RTCIceServer[]>} iceServers
+ * @param {ProbeApi} api with a session
+ * @param {Mode} mode
+ * @returns {Promise<ServerLink & {transport: Transport}>} rejects with ProbeError
+ */
+export async function openBestLink(wishFor, iceServers, api, mode) {
+  const transports = ORDER.filter((transport) => iceServers[transport]?.length);
+  let why = new ProbeError("not_offered", "the server offers no relay");
+  for (const [index, transport] of transports.entries()) {
+    const wish = wishFor(iceServers[transport]);
+    const limitMs = index < transports.length - 1 ? FIRST_MS : GATHER_MS;
+    const offer = await offered(wish, limitMs).catch(probeError);
+    const link = offer instanceof ProbeError ? offer : await met(wish, offer, api, mode).catch(probeError);
+    if (!(link instanceof ProbeError)) return { ...link, transport };
+    const isOfRelay = offer instanceof ProbeError || UNCARRIED.has(link.reason);
+    if (!isOfRelay || wish.signal.aborted) throw link;
+    // A transport that is blocked says less than one that answers and says no.
+    if (index === 0 || why.reason === "unreachable") why = link;
+  }
+  throw why;
+}
+
+/** The relay gave an address, and nobody was met there. */
+export const UNCARRIED = new Set(["peer_denied", "relay_silent"]);
+
+/**
+ * @param {Wish} wish
+ * @param {number} limitMs
+ * @returns {Promise<Offer>} rejects with ProbeError
+ */
+async function offered(wish, limitMs) {
+  const began = performance.now();
+  const here = connection(wish);
+  try {
+    const channel = here.createDataChannel("probe", CHANNEL);
+    wish.prepare?.(here);
+    return { here, channel, sdp: await described(wish, here, limitMs), began };
+  } catch (error) {
+    here.close();
+    throw probeError(error);
+  }
+}
+
+/**
+ * @param {Wish} wish
+ * @param {Offer} offer
+ * @param {ProbeApi} api
+ * @param {Mode} mode
+ * @returns {Promise<ServerLink>} rejects with ProbeError
+ */
+async function met({ signal }, { here, channel, sdp, began }, api, mode) {
+  let peer = "";
+  const close = () => {
+    here.close();
+    if (peer) void api.endPeer(peer);
+  };
+  try {
+    const answer = await api.openPeer({ sdp, mode }, signal);
+    peer = answer.id;
+    await ready(signal, here, channel, answer);
+    return { here, there: null, channel, connectMs: performance.now() - began, close, peer };
+  } catch (error) {
+    close();
+    throw probeError(error);
+  }
+}
+
+/**
+ * The offer with its candidates.
+ * @param {Wish} wish
+ * @param {RTCPeerConnection} here
+ * @param {number} limitMs
+ * @returns {Promise<string>}
+ */
+function described(wish, here, limitMs) {
+  return settled(wish.signal, ({ resolve, reject, listen, after }) => {
+    let isWaiting = false;
+    const done = () => resolve(/** @type {RTCSessionDescription} */ (here.localDescription).sdp);
+    const none = () => {
+      const { reason, code } = withoutCandidate(gathering.codes, wish.isExpired());
+      reject(new ProbeError(reason, "no candidate of the relay", code));
+    };
+    const changed = () => {
+      if (gathering.isComplete) return gathering.candidates ? done() : none();
+      if (!gathering.candidates || isWaiting) return;
+      isWaiting = true;
+      after(MORE_MS, done);
+    };
+    const gathering = new Gathering(here, wish.servers, listen, { changed });
+    after(limitMs, () => isWaiting || none());
+    here.createOffer().then((offer) => here.setLocalDescription(offer)).catch((error) => reject(probeError(error)));
+  });
+}
+
+/**
+ * @param {AbortSignal} signal
+ * @param {RTCPeerConnection} here
+ * @param {RTCDataChannel} channel
+ * @param {import("./probe-api.js").PeerAnswer} answer
+ * @returns {Promise<void>}
+ */
+function ready(signal, here, channel, { sdp }) {
+  return settled(signal, ({ resolve, reject, listen, after }) => {
+    const began = performance.now();
+    after(CONNECT_MS, () => reject(new ProbeError("relay_silent", "no connection in time")));
+    followState(here, listen, (state) => state === "failed" && reject(cutOff(began)));
+    listen(channel, "open", () => resolve());
+    here.setRemoteDescription({ type: "answer", sdp }).catch((error) => reject(probeError(error)));
+  });
+}

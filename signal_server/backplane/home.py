@@ -1,0 +1,342 @@
+"""One account's switchboard while this node is its home: applies the journal and speaks.
+
+Keeps the home by renewing it, writes ticks when something is due and `Lost` for nodes that are
+silent, and saves the state so that the journal stays short. When another node takes over it learns
+so from the journal, and stops. When Redis is lost it goes on alone, for this node's own clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from signal_server.backplane.contract import Services
+from signal_server.backplane.entries import Batch, Entry, Granted, Lost, Parcel, Tick
+from signal_server.backplane.redis_journal import Claim, RedisJournal, Written, order
+from signal_server.backplane.replica import Outcome, Replica
+from signal_server.core import inputs
+from signal_server.core.effects import Announce, GrantIce
+from signal_server.core.state import StateError, pack, unpack
+from turn_broker.fleet.contract import FleetUnavailable
+
+log = logging.getLogger("parley.backplane")
+
+RENEW_S = 0.4
+NODES_S = 1.0
+MISSED = 3
+"""Looks in a row at which a node was not there."""
+BLOCK_MS = 1000
+SAVE_ENTRIES = 4000
+"""Entries after the last saved state, before the next."""
+SAVE_COST = 50
+"""A state that takes a second to write is written every 50 seconds at most."""
+PAUSE_S = 0.1
+
+
+class RedisClock:
+    """Redis' time of day, carried on by this machine's monotonic clock."""
+
+    def __init__(self, monotonic: Callable[[], float], unix: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._offset_ms = (unix() - monotonic()) * 1000
+
+    def set(self, now_ms: float) -> None:
+        self._offset_ms = now_ms - self._monotonic() * 1000
+
+    def now_ms(self) -> int:
+        return int(self._monotonic() * 1000 + self._offset_ms)
+
+
+class Around(Protocol):
+    """What a home needs of its node."""
+
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def clock(self) -> RedisClock: ...
+
+    def deliver(self, parcel: Parcel) -> None:
+        """To this node's own link."""
+
+    def dispatch(self, node: str, parcel: Parcel) -> None:
+        """To another node."""
+
+    def over(self, home: Home) -> None:
+        """Another node is the home now, or nobody."""
+
+
+class Home:
+    """See the module's text."""
+
+    def __init__(
+        self, replica: Replica, journal: RedisJournal, services: Services, around: Around
+    ) -> None:
+        self.replica = replica
+        self.is_alone = False
+        """Redis is lost."""
+        self.failures = 0
+        self._journal = journal
+        self._services = services
+        self._around = around
+        self._claim = Claim(0, "0-0")
+        self._position = "0-0"
+        self.is_behind = True
+        """The claim's entry has not been applied yet."""
+        self._since_saved = 0
+        self._save_not_before = 0.0
+        self._wishes: dict[tuple[str, str | int | None], GrantIce] = {}
+        """Met while behind: the former home may have granted them."""
+        self._missed: Counter[str] = Counter()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._writes: set[asyncio.Task[None]] = set()
+        self._due: asyncio.TimerHandle | None = None
+
+    @property
+    def holder(self) -> str:
+        """What stands in Redis while this is the home."""
+        return f"{self._around.node} {self._claim.epoch}"
+
+    # Coming and going -----------------------------------------------------------------------
+
+    def start(self, claim: Claim) -> None:
+        """Apply what was left, then speak."""
+        self._claim = claim
+        self.is_behind = True
+        self._run(self._read_on(), self._renew_on(), self._watch_nodes())
+
+    def start_alone(self) -> None:
+        """Redis is lost before there was any home here."""
+        self.is_behind = False
+        self.go_alone()
+
+    def go_alone(self) -> None:
+        """Redis is lost: serve this node's own clients from memory."""
+        self._stop_tasks()
+        self.is_alone = True
+        self._watch_deadline()
+
+    async def rejoin(self) -> bool:
+        """Redis is back: be the home again, unless there was another. FleetUnavailable."""
+        claim = await self._journal.reclaim(
+            self.replica.account, self._around.node, self.replica.epoch
+        )
+        if claim is None:
+            return False
+        now = self._around.clock.now_ms()
+        # From now on the courier writes into the journal again; it is read when this is saved.
+        self._claim, self._position, self.is_alone = claim, claim.entry_id, False
+        self.replica.home, self.replica.epoch = self._around.node, claim.epoch
+        self._carry_out(self.replica.cut_others(self._around.node, now))
+        await self._journal.save(
+            self.replica.account, self.holder, self._position, self.replica.capture()
+        )
+        self._run(self._read_on(loaded=True), self._renew_on(), self._watch_nodes())
+        return True
+
+    async def hand_over(self) -> None:
+        """Save, and let another node be the home."""
+        if self.is_alone or self.is_behind:
+            self.stop()
+            return
+        self.stop()
+        try:
+            await self._save()
+            await self._journal.release(self.replica.account, self.holder)
+        except FleetUnavailable:
+            log.warning("a home could not be handed over")
+
+    def stop(self) -> None:
+        """Neither apply nor speak any more."""
+        self._stop_tasks()
+        if self._due is not None:
+            self._due.cancel()
+
+    def _run(self, *coroutines: object) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(each) for each in coroutines]  # type: ignore[arg-type]
+
+    def _stop_tasks(self) -> None:
+        current = asyncio.current_task()
+        for task in [*self._tasks, *self._writes]:
+            if task is not current:
+                task.cancel()
+        self._tasks = []
+
+    # The journal ----------------------------------------------------------------------------
+
+    async def _read_on(self, *, loaded: bool = False) -> None:
+        account = self.replica.account
+        while not loaded:
+            try:
+                state, self._position = await self._journal.saved(account)
+                loaded = True
+                if state is not None:
+                    self.replica.restore(state)
+            except FleetUnavailable:
+                await asyncio.sleep(PAUSE_S)
+            except StateError as flaw:
+                log.error("the state of an account cannot be read: %s", flaw)
+        while True:
+            try:
+                block_ms = None if self.is_behind else self._patience_ms()
+                entries = await self._journal.read(account, self._position, block_ms)
+            except FleetUnavailable:
+                await asyncio.sleep(PAUSE_S)
+                continue
+            for written in entries:
+                self._position = written.entry_id
+                if written.entry is not None:
+                    self._apply(written, written.entry)
+                if not self.is_behind and self.replica.home != self._around.node:
+                    self._around.over(self)
+                    return
+            await self._after(len(entries))
+
+    async def _after(self, count: int) -> None:
+        """What is to be done between two reads."""
+        self._since_saved += count
+        try:
+            deadline = self.replica.next_deadline()
+            now = self._around.clock.now_ms()
+            if deadline is not None and deadline * 1000 <= now and not self.is_behind:
+                await self._journal.append(self.replica.account, [Tick()])
+            is_time = asyncio.get_running_loop().time() >= self._save_not_before
+            if self._since_saved >= SAVE_ENTRIES and is_time and not self.is_behind:
+                await self._save()
+        except FleetUnavailable:
+            await asyncio.sleep(PAUSE_S)
+
+    def _patience_ms(self) -> int:
+        deadline = self.replica.next_deadline()
+        if deadline is None:
+            return BLOCK_MS
+        left = deadline * 1000 - self._around.clock.now_ms()
+        return int(min(BLOCK_MS, max(1, left + 1)))
+
+    async def _save(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        state = self.replica.capture()
+        self._save_not_before = began + SAVE_COST * (loop.time() - began)
+        self._since_saved = 0
+        await self._journal.save(self.replica.account, self.holder, self._position, state)
+
+    def _apply(self, written: Written, entry: Entry) -> None:
+        outcome = self.replica.apply(entry, written.unix_ms)
+        if self.is_behind and isinstance(entry, Granted):
+            self._forget_wish(entry)
+        self._carry_out(outcome)
+        if self.is_behind and order(written.entry_id) >= order(self._claim.entry_id):
+            self.is_behind = False
+            self._since_saved = SAVE_ENTRIES
+            for wish in self._wishes.values():
+                self._grant(wish)
+            self._wishes.clear()
+
+    def _forget_wish(self, entry: Granted) -> None:
+        granted = unpack(entry.packed)
+        self._wishes.pop((granted.session, granted.request), None)
+
+    # What comes of it -----------------------------------------------------------------------
+
+    def apply_alone(self, batch: Batch) -> None:
+        """A batch of this node's own link, while Redis is lost."""
+        self._carry_out(self.replica.apply(batch, self._around.clock.now_ms()))
+        self._watch_deadline()
+
+    def _carry_out(self, outcome: Outcome) -> None:
+        for node, parcel in outcome.parcels:
+            if node == self._around.node:
+                self._around.deliver(parcel)
+            elif not self.is_alone:
+                self._around.dispatch(node, parcel)
+        for demand in outcome.demands:
+            if isinstance(demand, Announce):
+                self._services.announce(demand)
+            elif self.is_behind:
+                self._wishes[demand.session, demand.request] = demand
+            else:
+                self._grant(demand)
+        for flaw in outcome.failures:
+            self.failures += 1
+            log.error("an input failed", exc_info=flaw)
+
+    def _grant(self, wish: GrantIce) -> None:
+        grant = self._services.grant(wish.account, wish.identity, wish.ttl, wish.region)
+        granted = inputs.IceGranted(session=wish.session, request=wish.request, grant=grant)
+        entry = Granted(pack(granted))
+        if self.is_alone:
+            self._carry_out(self.replica.apply(entry, self._around.clock.now_ms()))
+            return
+        task = asyncio.get_running_loop().create_task(self._write(entry))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    async def _write(self, entry: Entry) -> None:
+        while True:
+            try:
+                await self._journal.append(self.replica.account, [entry])
+                return
+            except FleetUnavailable:
+                await asyncio.sleep(PAUSE_S)
+
+    def _watch_deadline(self) -> None:
+        """While Redis is lost, this machine's clock tells when something is due."""
+        if self._due is not None:
+            self._due.cancel()
+        deadline = self.replica.next_deadline()
+        if deadline is None or not self.is_alone:
+            return
+        left_ms = deadline * 1000 - self._around.clock.now_ms()
+        loop = asyncio.get_running_loop()
+        self._due = loop.call_later(max(0.0, left_ms / 1000), self._tick_alone)
+
+    def _tick_alone(self) -> None:
+        if self.is_alone:
+            self._carry_out(self.replica.apply(Tick(), self._around.clock.now_ms()))
+            self._watch_deadline()
+
+    # Being the home -------------------------------------------------------------------------
+
+    async def _renew_on(self) -> None:
+        while True:
+            try:
+                lease = await self._journal.renew(self.replica.account, self.holder)
+                if lease is not None:
+                    self._around.clock.set(lease.now_ms)
+                    if order(lease.last_id) < order(self._position) and not self.is_behind:
+                        # A failover has lost the journal's end, which is only here now.
+                        await self._save()
+                elif not self.is_behind:
+                    await self._insist()
+            except FleetUnavailable:
+                pass
+            await asyncio.sleep(RENEW_S)
+
+    async def _insist(self) -> None:
+        """The home is vacant in Redis: it was emptied, or we were too slow. Take it again, unless
+        somebody else has; that we then read in the journal."""
+        claim = await self._journal.reclaim(
+            self.replica.account, self._around.node, self._claim.epoch
+        )
+        if claim is not None:
+            self._claim = claim
+            await self._save()
+
+    async def _watch_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(NODES_S)
+            nodes = self.replica.nodes() - {self._around.node}
+            try:
+                missing = await self._journal.missing(nodes)
+                for node in nodes:
+                    self._missed[node] = self._missed[node] + 1 if node in missing else 0
+                    if self._missed[node] >= MISSED and not self.is_behind:
+                        await self._journal.append(self.replica.account, [Lost(node)])
+                        del self._missed[node]
+            except FleetUnavailable:
+                continue

@@ -1,0 +1,280 @@
+"""One account on one node: its link, the courier that writes for it, and perhaps its home.
+
+Whoever has clients of an account and finds it without a home becomes the home. It does not know
+what clients say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable
+from typing import Protocol
+
+from signal_server.backplane.contract import Services, Speaker
+from signal_server.backplane.entries import Batch, Entry, Item, Kind, Parcel
+from signal_server.backplane.home import Around, Home
+from signal_server.backplane.link import Fate, Link
+from signal_server.backplane.redis_journal import RedisJournal
+from signal_server.backplane.replica import Replica
+from signal_server.core import inputs
+from signal_server.wire.codes import CloseCode
+from turn_broker.fleet.contract import FleetUnavailable
+
+log = logging.getLogger("parley.backplane")
+
+WATCH_S = 0.25
+EMPTIED_S = 3.0
+"""How long the former home may take to come back after Redis has lost everything."""
+RETRY_S = 0.1
+_LINK_BITS = 31
+_FRESH_BYTES = 12
+
+
+class Plane(Around, Protocol):
+    """The node's backplane, as a post sees it."""
+
+    @property
+    def is_alone(self) -> bool: ...
+
+    @property
+    def speaker(self) -> Speaker: ...
+
+    @property
+    def services(self) -> Services: ...
+
+
+class Post:
+    """See the module's text."""
+
+    def __init__(
+        self,
+        account: str,
+        plane: Plane,
+        journal: RedisJournal,
+        new_replica: Callable[[str], Replica],
+    ) -> None:
+        self.account = account
+        self.home: Home | None = None
+        self.connections: set[int] = set()
+        self._plane = plane
+        self._journal = journal
+        self._new_replica = new_replica
+        self._link = self._new_link()
+        self._news = asyncio.Event()
+        self._emptied_at: float | None = None
+        self._settling: list[tuple[int, asyncio.Future[None]]] = []
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._write_on()), loop.create_task(self._watch_on())]
+
+    # From the node's connections ------------------------------------------------------------
+
+    def submit(self, event: inputs.Input) -> None:
+        match event:
+            case inputs.Opened() | inputs.Resumed():
+                self.connections.add(event.connection)
+            case inputs.Closed() if event.connection not in self.connections:
+                return
+            case inputs.Closed():
+                self.connections.discard(event.connection)
+                self._link.forget(event.connection)
+        self._link.submit(event)
+        self._news_came()
+
+    def relay(self, connection: int, text: str) -> None:
+        if connection in self.connections:
+            self._link.say(connection, text)
+            self._news_came()
+
+    def _news_came(self) -> None:
+        if self._link.is_full:
+            log.warning("an account's home does not keep up: its clients here must resume")
+            self.cut()
+        self._news.set()
+
+    def unread(self, connection: int, after: int) -> list[bytes] | None:
+        return self._link.unread(connection, after)
+
+    async def settled(self) -> None:
+        """Return when all that was said so far has taken effect, or will not."""
+        last = self._link.last
+        if self._link.done < last:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._settling.append((last, future))
+            await future
+
+    # To them --------------------------------------------------------------------------------
+
+    def deliver(self, parcel: Parcel) -> None:
+        """What an entry of the journal means for this node."""
+        link = self._link
+        if parcel.link != link.number:
+            return
+        heard = link.hear(parcel)
+        if isinstance(heard, Fate):
+            self.cut()
+            return
+        for item in heard:
+            self._speak(item)
+        if self._settling:
+            due = [future for last, future in self._settling if last <= link.done]
+            self._settling = [each for each in self._settling if each[0] > link.done]
+            for future in due:
+                if not future.done():
+                    future.set_result(None)
+        if link.seen is not None:
+            self._news.set()
+
+    def _speak(self, item: Item) -> None:
+        speaker = self._plane.speaker
+        match item:
+            case (Kind.SEND, connection, seq, payload):
+                outlet = speaker.connections.get(connection)
+                if outlet is not None:
+                    if connection < 0:
+                        self._link.keep(item)
+                    outlet.send(payload, seq)
+            case (Kind.CLOSE, connection, code, reason):
+                outlet = speaker.connections.get(connection)
+                if outlet is not None:
+                    outlet.close(code, reason)
+            case (Kind.ATTACHED, connection):
+                speaker.attached(connection)
+            case (Kind.UNATTACHED, connection):
+                self.connections.discard(connection)
+                speaker.unattached(connection)
+            case (Kind.ANSWERED, ticket, answer):
+                speaker.answered(ticket, answer)
+
+    def cut(self) -> None:
+        """Something is missing: the clients here resume, on a new link."""
+        gone, self.connections = self.connections, set()
+        self._link = self._new_link()
+        for _, future in self._settling:
+            if not future.done():
+                future.set_result(None)
+        self._settling = []
+        for connection in gone:
+            outlet = self._plane.speaker.connections.get(connection)
+            if outlet is not None:
+                outlet.close(CloseCode.GO_AWAY, "resume")
+
+    def _new_link(self) -> Link:
+        return Link(secrets.randbits(_LINK_BITS), self.account, self._plane.node)
+
+    # Redis is lost, and back ----------------------------------------------------------------
+
+    def go_alone(self) -> None:
+        """A home goes on for the clients that are here; elsewhere they begin anew."""
+        if self.home is None or self.home.is_behind:
+            if self.home is not None:
+                self.vacate(self.home)
+            self.cut()
+            return
+        if self.home.is_alone:
+            return
+        self.home.go_alone()
+        for batch in self._link.pending:
+            self.home.apply_alone(batch)
+        self._news.set()
+
+    async def rejoin(self) -> None:
+        """Redis is back. FleetUnavailable."""
+        home = self.home
+        if home is None or not home.is_alone:
+            return
+        try:
+            if not await home.rejoin():
+                self.vacate(home)
+                self.cut()
+        except FleetUnavailable:
+            self.go_alone()
+            raise
+
+    def vacate(self, home: Home) -> None:
+        """Nobody's home any more."""
+        home.stop()
+        if self.home is home:
+            self.home = None
+
+    async def close(self) -> None:
+        """The node goes: write what is left, hand the home over."""
+        try:
+            async with asyncio.timeout(1):
+                while self._link.has_news and not self._plane.is_alone:
+                    self._news.set()
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            log.warning("not everything could be written")
+        for task in self._tasks:
+            task.cancel()
+        if self.home is not None:
+            await self.home.hand_over()
+
+    # The courier ----------------------------------------------------------------------------
+
+    async def _write_on(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._link.has_news:
+                link = self._link
+                seen, link.seen = link.seen, None
+                batch = link.take(secrets.token_urlsafe(_FRESH_BYTES))
+                entries: list[Entry] = [each for each in (seen, batch) if each is not None]
+                await self._write(link, entries, batch)
+
+    async def _write(self, link: Link, entries: list[Entry], batch: Batch | None) -> None:
+        """Into the journal; a repetition is recognized by its number."""
+        while link is self._link:
+            if self._plane.is_alone and (self.home is None or self.home.is_alone):
+                self._apply_alone(batch)
+                return
+            try:
+                await self._journal.append(self.account, entries)
+                return
+            except FleetUnavailable:
+                await asyncio.sleep(RETRY_S)
+
+    def _apply_alone(self, batch: Batch | None) -> None:
+        if batch is None:
+            return
+        if self.home is None:
+            replica = self._new_replica(self.account)
+            replica.home = self._plane.node
+            self.home = Home(replica, self._journal, self._plane.services, self._plane)
+            self.home.start_alone()
+        self.home.apply_alone(batch)
+
+    # The home -------------------------------------------------------------------------------
+
+    async def _watch_on(self) -> None:
+        while True:
+            try:
+                if self.home is None and self._is_wanted and not self._plane.is_alone:
+                    await self._claim()
+            except FleetUnavailable:
+                pass
+            await asyncio.sleep(WATCH_S * random.uniform(0.5, 1.0))  # noqa: S311
+
+    @property
+    def _is_wanted(self) -> bool:
+        return bool(self.connections) or self._link.is_waiting or self._link.has_news
+
+    async def _claim(self) -> None:
+        now = asyncio.get_running_loop().time()
+        anew = self._emptied_at is not None and now - self._emptied_at >= EMPTIED_S
+        claim = await self._journal.claim(
+            self.account, self._plane.node, self._link.epoch, anew=anew
+        )
+        if claim is None:
+            self._emptied_at = None
+        elif claim.epoch == 0:
+            self._emptied_at = now if self._emptied_at is None else self._emptied_at
+        else:
+            self._emptied_at = None
+            replica = self._new_replica(self.account)
+            self.home = Home(replica, self._journal, self._plane.services, self._plane)
+            self.home.start(claim)

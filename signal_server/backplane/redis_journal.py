@@ -1,0 +1,292 @@
+"""Journals, inboxes, homes and nodes in Redis: every command the backplane needs.
+
+All keys of an account share one hash slot, so that the scripts also run in a Cluster. Entries and
+states are sealed: they hold what peers tell each other. It does not know what entries mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from signal_server.backplane.entries import (
+    Claimed,
+    Entry,
+    Parcel,
+    decode_entry,
+    decode_parcels,
+    encode,
+)
+from signal_server.core.state import FORMAT
+from turn_broker.fleet.redis_stream import call
+from turn_broker.fleet.redis_url import RedisClient
+
+LEASE_MS = 1500
+"""Without a renewal for that long, another node becomes the home."""
+NODE_MS = 4000
+"""Without a sign of life for that long, a node's connections are lost."""
+KEPT_S = 86_400
+"""Of what nobody touches any more."""
+MAX_INBOX = 50_000
+READ_COUNT = 256
+_NONCE_BYTES = 12
+_PURPOSE = b"parley backplane"
+
+_CLAIM = """
+-- KEYS home, epoch, journal. ARGV node, lease, known epoch, whether it may begin anew
+if redis.call('EXISTS', KEYS[1]) == 1 then return false end
+local last = tonumber(redis.call('GET', KEYS[2]) or '0')
+if last < tonumber(ARGV[3]) and ARGV[4] == '0' then return {0, ''} end
+local epoch = math.max(last, tonumber(ARGV[3])) + 1
+redis.call('SET', KEYS[2], epoch)
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. epoch, 'PX', ARGV[2])
+local id = redis.call('XADD', KEYS[3], '*', 'c', ARGV[1] .. ' ' .. epoch)
+return {epoch, id}
+"""
+_RECLAIM = """
+-- KEYS home, epoch, journal. ARGV node, lease, epoch so far
+local now = tonumber(redis.call('GET', KEYS[2]) or '0')
+local holder = redis.call('GET', KEYS[1])
+local mine = ARGV[1] .. ' ' .. ARGV[3]
+if holder and holder ~= mine then return false end
+if now ~= 0 and now ~= tonumber(ARGV[3]) then return false end
+local epoch = tonumber(ARGV[3]) + 1
+redis.call('SET', KEYS[2], epoch)
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. epoch, 'PX', ARGV[2])
+local id = redis.call('XADD', KEYS[3], '*', 'c', ARGV[1] .. ' ' .. epoch)
+return {epoch, id}
+"""
+_RENEW = """
+-- KEYS home, epoch, journal, snapshot. ARGV holder, lease, life
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+for i = 2, 4 do redis.call('EXPIRE', KEYS[i], ARGV[3]) end
+local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
+return {redis.call('TIME'), last[1] and last[1][1] or '0-0'}
+"""
+_SAVE = """
+-- KEYS home, journal, snapshot. ARGV holder, position, state, life
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[3], 'position', ARGV[2], 'state', ARGV[3])
+redis.call('EXPIRE', KEYS[3], ARGV[4])
+redis.call('XTRIM', KEYS[2], 'MINID', ARGV[2])
+return 1
+"""
+_RELEASE = """
+-- KEYS home. ARGV holder
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+
+
+class Claim(NamedTuple):
+    epoch: int
+    entry_id: str
+    """Of the `Claimed` in the journal."""
+
+
+class Lease(NamedTuple):
+    now_ms: float
+    """Redis' clock."""
+    last_id: str
+    """The journal's last entry."""
+
+
+class Written(NamedTuple):
+    """An entry as it was read."""
+
+    entry_id: str
+    entry: Entry | None
+    """None: not sealed with our key."""
+
+    @property
+    def unix_ms(self) -> int:
+        return int(self.entry_id.partition("-")[0])
+
+
+def order(entry_id: str) -> tuple[int, int]:
+    """Entry ids compare as pairs of numbers."""
+    first, _, second = entry_id.partition("-")
+    return int(first), int(second)
+
+
+class RedisJournal:
+    """Every method raises `turn_broker.fleet.contract.FleetUnavailable` when Redis does not
+    answer."""
+
+    def __init__(self, client: RedisClient, secret: str) -> None:
+        self._client = client
+        derived = HKDF(SHA256(), 32, None, _PURPOSE).derive(secret.encode())
+        self._cipher = AESGCM(derived)
+
+    # Journals -------------------------------------------------------------------------------
+
+    async def append(self, account: str, entries: Iterable[Entry]) -> None:
+        """In this order; after a failure some may be there."""
+        key = _keys(account).journal
+        sealed = [self._seal(encode(entry)) for entry in entries]
+        if len(sealed) == 1:
+            await call(self._client.xadd(key, {"e": sealed[0]}))
+            return
+        pipeline = self._client.pipeline(transaction=False)
+        for each in sealed:
+            pipeline.xadd(key, {"e": each})
+        await call(pipeline.execute())
+
+    async def read(self, account: str, after: str, block_ms: int | None) -> list[Written]:
+        """The next entries; waits for them when `block_ms` is given."""
+        key = _keys(account).journal
+        answer = await call(self._client.xread({key: after}, count=READ_COUNT, block=block_ms))
+        found = _entries_of(answer)
+        return [Written(entry_id.decode(), self._entry(fields)) for entry_id, fields in found]
+
+    async def saved(self, account: str) -> tuple[bytes | None, str]:
+        """The last state, and the entry after which it was taken."""
+        answer = await call(self._client.hmget(_keys(account).snapshot, ["position", "state"]))
+        position, state = answer
+        opened = None if state is None else self._open(state)
+        if opened is None or position is None:
+            return None, "0-0"
+        return opened, position.decode()
+
+    async def save(self, account: str, holder: str, position: str, state: bytes) -> bool:
+        """Keep the state and trim the journal; False when somebody else is the home."""
+        keys = _keys(account)
+        names = [keys.home, keys.journal, keys.snapshot]
+        return bool(await self._eval(_SAVE, names, holder, position, self._seal(state), KEPT_S))
+
+    # Homes ----------------------------------------------------------------------------------
+
+    async def claim(self, account: str, node: str, known: int, *, anew: bool) -> Claim | None:
+        """Become the account's home; None while it has one.
+
+        When Redis has forgotten even the epoch `known` here, only `anew` makes a home: the former
+        one may still have everything. Otherwise the claim's epoch is 0.
+        """
+        keys = _keys(account)
+        names = [keys.home, keys.epoch, keys.journal]
+        return _claim_of(await self._eval(_CLAIM, names, node, LEASE_MS, known, int(anew)))
+
+    async def reclaim(self, account: str, node: str, epoch: int) -> Claim | None:
+        """Be the home again that `epoch` was; None when there was another in between."""
+        keys = _keys(account)
+        names = [keys.home, keys.epoch, keys.journal]
+        return _claim_of(await self._eval(_RECLAIM, names, node, LEASE_MS, epoch))
+
+    async def renew(self, account: str, holder: str) -> Lease | None:
+        """None when somebody else is the home, or nobody."""
+        keys = _keys(account)
+        names = [keys.home, keys.epoch, keys.journal, keys.snapshot]
+        answer = await self._eval(_RENEW, names, holder, LEASE_MS, KEPT_S)
+        if not answer:
+            return None
+        (seconds, micros), last = answer
+        return Lease(int(seconds) * 1000 + int(micros) / 1000, last.decode())
+
+    async def release(self, account: str, holder: str) -> None:
+        await self._eval(_RELEASE, [_keys(account).home], holder)
+
+    # Nodes ----------------------------------------------------------------------------------
+
+    async def live(self, node: str) -> None:
+        """A sign of life."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.set(_node(node), 1, px=NODE_MS)
+        pipeline.pexpire(_inbox(node), 10 * NODE_MS)
+        await call(pipeline.execute())
+
+    async def leave(self, node: str) -> None:
+        """No more signs of life will come."""
+        await call(self._client.delete(_node(node)))
+
+    async def missing(self, nodes: Iterable[str]) -> set[str]:
+        """Those that give no sign of life."""
+        names = list(nodes)
+        pipeline = self._client.pipeline(transaction=False)
+        for name in names:
+            pipeline.exists(_node(name))
+        found = await call(pipeline.execute()) if names else []
+        return {name for name, is_there in zip(names, found, strict=True) if not is_there}
+
+    async def post(self, parcels: Mapping[str, list[Parcel]]) -> None:
+        """Into the nodes' inboxes."""
+        pipeline = self._client.pipeline(transaction=False)
+        for node, each in parcels.items():
+            key = _inbox(node)
+            pipeline.xadd(key, {"p": self._seal(encode(each))}, maxlen=MAX_INBOX, approximate=True)
+        await call(pipeline.execute())
+
+    async def collect(self, node: str, after: str, block_ms: int) -> tuple[list[Parcel], str]:
+        """The inbox's next parcels, and where to go on."""
+        answer = await call(
+            self._client.xread({_inbox(node): after}, count=READ_COUNT, block=block_ms)
+        )
+        parcels: list[Parcel] = []
+        for entry_id, fields in _entries_of(answer):
+            after = entry_id.decode()
+            opened = self._open(fields.get(b"p", b""))
+            if opened is not None:
+                parcels += decode_parcels(opened)
+        return parcels, after
+
+    # Inside ---------------------------------------------------------------------------------
+
+    async def _eval(self, script: str, keys: list[str], *arguments: Any) -> Any:
+        return await call(self._client.eval(script, len(keys), *keys, *arguments))
+
+    def _seal(self, octets: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, octets, None)
+
+    def _open(self, sealed: bytes) -> bytes | None:
+        try:
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
+        except (InvalidTag, ValueError):
+            return None
+
+    def _entry(self, fields: Mapping[bytes, bytes]) -> Entry | None:
+        if b"c" in fields:
+            node, _, epoch = fields[b"c"].decode().rpartition(" ")
+            return Claimed(node, int(epoch))
+        opened = self._open(fields.get(b"e", b""))
+        return None if opened is None else decode_entry(opened)
+
+
+class _Keys(NamedTuple):
+    journal: str
+    snapshot: str
+    home: str
+    epoch: str
+
+
+def _keys(account: str) -> _Keys:
+    base = f"parley:{FORMAT}:{{{account}}}"
+    return _Keys(*(f"{base}:{name}" for name in _Keys._fields))
+
+
+def _inbox(node: str) -> str:
+    return f"parley:{FORMAT}:inbox:{node}"
+
+
+def _node(node: str) -> str:
+    return f"parley:{FORMAT}:node:{node}"
+
+
+def _claim_of(answer: Any) -> Claim | None:
+    return Claim(int(answer[0]), answer[1].decode()) if answer else None
+
+
+def _entries_of(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Of a read of one stream; RESP2 lists and RESP3 maps alike."""
+    if not answer:
+        return []
+    if isinstance(answer, dict):
+        (entries,) = answer.values()
+        return entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries
+    return answer[0][1]  # type: ignore[no-any-return]

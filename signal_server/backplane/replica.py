@@ -1,0 +1,239 @@
+"""An account's switchboard as a pure function of its journal.
+
+Whoever applies the same entries gets the same state and the same parcels, so any node can go on
+where another stopped, and what is said twice is recognized by its number. It is told the time by
+the entries: milliseconds of Redis' clock. It does not know Redis or which node it is on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import Struct, structs
+
+from signal_server.backplane.entries import (
+    Batch,
+    Claimed,
+    Entry,
+    Granted,
+    Item,
+    Kind,
+    Lost,
+    Parcel,
+    Seen,
+    Tick,
+    connections_of,
+    link_of,
+    local,
+    whole,
+)
+from signal_server.core import inputs
+from signal_server.core.effects import (
+    Announce,
+    Answered,
+    Attached,
+    Close,
+    Effect,
+    GrantIce,
+    Send,
+    Unattached,
+)
+from signal_server.core.state import capture, pack, restore, unpack
+from signal_server.core.switchboard import Switchboard
+from signal_server.wire.codec import Refusal, decode
+from signal_server.wire.codes import CloseCode
+
+
+@dataclass(slots=True)
+class LinkState:
+    """A node's link, as the journal knows it."""
+
+    node: str
+    batches: int = 0
+    """Number of the last one."""
+    parcels: int = 0
+    """Number of the last one."""
+    at_claim: int = 0
+    """`parcels` when the present home took over."""
+
+
+class Outcome(Struct):
+    """What applying one entry brought about."""
+
+    parcels: list[tuple[str, Parcel]]
+    """With the node each is for."""
+    demands: list[GrantIce | Announce]
+    failures: list[BaseException]
+    """Bugs; each closed the connection concerned."""
+
+
+class Replica:
+    """See the module's text."""
+
+    def __init__(self, account: str, board: Switchboard, json_depth: int) -> None:
+        self.account = account
+        self.board = board
+        self.epoch = 0
+        self.home = ""
+        """The node that speaks."""
+        self.links: dict[int, LinkState] = {}
+        self._json_depth = json_depth
+        self._outcome = Outcome([], [], [])
+        self._items: dict[int, list[Item]] = {}
+
+    # Applying -------------------------------------------------------------------------------
+
+    def apply(self, entry: Entry, unix_ms: int) -> Outcome:
+        """Let the entry take effect."""
+        self._outcome = Outcome([], [], [])
+        self._items = {}
+        match entry:
+            case Batch():
+                self._batch(entry, unix_ms)
+            case Tick():
+                self._execute(self.board.handle_timeout(unix_ms / 1000, unix_ms))
+            case Granted():
+                self._feed(unpack(entry.packed), unix_ms)
+            case Seen():
+                self._seen(entry, unix_ms)
+            case Lost():
+                self.lose(entry.node, unix_ms)
+            case Claimed():
+                self.home, self.epoch = entry.node, entry.epoch
+                for link in self.links.values():
+                    link.at_claim = link.parcels
+        for number, items in self._items.items():
+            self._pack(number, items)
+        return self._outcome
+
+    def cut_others(self, node: str, unix_ms: int) -> Outcome:
+        """Every link of another node has missed something: cut it."""
+        self._outcome = Outcome([], [], [])
+        self._items = {}
+        for number, link in list(self.links.items()):
+            if link.node != node:
+                self._cut(number, link.node, unix_ms)
+        for number, items in self._items.items():
+            self._pack(number, items)
+        return self._outcome
+
+    def next_deadline(self) -> float | None:
+        """Unix seconds of Redis' clock."""
+        return self.board.next_deadline()
+
+    def nodes(self) -> set[str]:
+        """Those that have links."""
+        return {link.node for link in self.links.values()}
+
+    def lose(self, node: str, unix_ms: int) -> None:
+        """The node's connections are lost."""
+        for number in [n for n, link in self.links.items() if link.node == node]:
+            self._cut(number, node, unix_ms)
+
+    def _batch(self, batch: Batch, unix_ms: int) -> None:
+        link = self.links.get(batch.link)
+        if link is None and batch.number == 1:
+            link = self.links[batch.link] = LinkState(batch.node)
+        if link is None or link.node != batch.node or batch.number > link.batches + 1:
+            self._cut(batch.link, batch.node, unix_ms)
+            return
+        if batch.number <= link.batches:
+            return
+        link.batches = batch.number
+        self._items[batch.link] = []
+        for place, event in enumerate(batch.events):
+            if isinstance(event, bytes):
+                self._feed(_global(batch.link, unpack(event)), unix_ms)
+                continue
+            connection, text = event
+            message = decode(text, self._json_depth)
+            if not isinstance(message, Refusal):
+                number = whole(batch.link, connection)
+                fresh = f"{batch.fresh}{place}"
+                self._feed(inputs.Received(number, message, fresh), unix_ms)
+
+    def _seen(self, seen: Seen, unix_ms: int) -> None:
+        """A link that heard more than was ever said: the journal has lost its end."""
+        link = self.links.get(seen.link)
+        if link is not None and seen.number > link.at_claim:
+            self._cut(seen.link, seen.node, unix_ms)
+
+    def _cut(self, number: int, node: str, unix_ms: int) -> None:
+        """Something is missing between the node and us: its connections begin anew."""
+        among = connections_of(number)
+        for connection in [c for c in self.board.sessions.by_connection if c in among]:
+            self._feed(inputs.Closed(connection, "connection_lost"), unix_ms)
+        link = self.links.pop(number, None)
+        self._items.pop(number, None)
+        parcel = Parcel(self.account, number, self.epoch, 0, 0, [])
+        if link is None or link.node == node:
+            self._outcome.parcels.append((node, parcel))
+
+    # Effects --------------------------------------------------------------------------------
+
+    def _feed(self, event: inputs.Input, unix_ms: int) -> None:
+        try:
+            self._execute(self.board.handle(event, unix_ms / 1000, unix_ms))
+        except Exception as flaw:  # noqa: BLE001 - one connection's bug is nobody else's
+            self._outcome.failures.append(flaw)
+            connection = getattr(event, "connection", None)
+            if connection is not None:
+                self._execute([Close(connection, CloseCode.INTERNAL, "internal")])
+
+    def _execute(self, effects: list[Effect]) -> None:
+        item: Item
+        for effect in effects:
+            match effect:
+                case Send():
+                    item = (Kind.SEND, local(effect.connection), effect.seq, effect.payload)
+                    self._tell(effect.connection, item)
+                case Close():
+                    code = int(effect.code)
+                    item = (Kind.CLOSE, local(effect.connection), code, effect.reason)
+                    self._tell(effect.connection, item)
+                case Attached():
+                    self._tell(effect.connection, (Kind.ATTACHED, local(effect.connection)))
+                case Unattached():
+                    self._tell(effect.connection, (Kind.UNATTACHED, local(effect.connection)))
+                case Answered():
+                    item = (Kind.ANSWERED, local(effect.ticket), effect.answer)
+                    self._tell(effect.ticket, item)
+                case GrantIce() | Announce():
+                    self._outcome.demands.append(effect)
+
+    def _tell(self, connection: int, item: Item) -> None:
+        number = link_of(connection)
+        if number in self.links:
+            self._items.setdefault(number, []).append(item)
+
+    def _pack(self, number: int, items: list[Item]) -> None:
+        link = self.links.get(number)
+        if link is None:
+            return
+        link.parcels += 1
+        parcel = Parcel(self.account, number, self.epoch, link.parcels, link.batches, items)
+        self._outcome.parcels.append((link.node, parcel))
+
+    # State ----------------------------------------------------------------------------------
+
+    def capture(self) -> bytes:
+        links = {n: (e.node, e.batches, e.parcels, e.at_claim) for n, e in self.links.items()}
+        return pack((self.epoch, self.home, links, capture(self.board)))
+
+    def restore(self, octets: bytes) -> None:
+        """Into a fresh one; raises `state.StateError`."""
+        self.epoch, self.home, links, board = unpack(octets)
+        self.links = {number: LinkState(*fields) for number, fields in links.items()}
+        restore(self.board, board)
+
+
+def _global(link: int, event: Any) -> inputs.Input:
+    """The same input, with its connection's number among all nodes'."""
+    match event:
+        case inputs.Asked():
+            return structs.replace(event, ticket=whole(link, event.ticket))
+        case inputs.Draining():
+            return structs.replace(event, among=connections_of(link))
+        case _:
+            return structs.replace(event, connection=whole(link, event.connection))  # type: ignore[no-any-return]

@@ -1,0 +1,109 @@
+"""A switchboard's whole state as bytes, and back into another switchboard of the same rules.
+
+What the two have in common anyway (limits, counters, address policies) is named, not copied. Only
+classes of the core and the wire are ever built from the bytes. The format is that of the classes:
+`FORMAT` must rise when they change, and nodes of different formats share nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+from typing import Any
+
+from signal_server.core.switchboard import Switchboard
+
+FORMAT = 1
+_OWN = ("signal_server.core.", "signal_server.wire.")
+_FOREIGN = frozenset(
+    {
+        ("builtins", "frozenset"),
+        ("builtins", "set"),
+        ("collections", "OrderedDict"),
+        ("collections", "deque"),
+        ("copyreg", "_reconstructor"),
+        ("msgspec", "Raw"),
+        ("msgspec._core", "UNSET"),
+        ("msgspec._utils", "rebuild"),
+    }
+)
+
+
+class StateError(Exception):
+    """The bytes are not a state of this format."""
+
+
+def _shared(name: str) -> object:
+    """Stands in the bytes for an object that both boards have."""
+    raise StateError(name)
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, shared: dict[str, object]) -> None:
+        super().__init__(file, protocol=5)
+        self._names = {id(each): name for name, each in shared.items()}
+
+    # Not persistent_id, which is asked about every string and number too.
+    def reducer_override(self, obj: object) -> Any:
+        name = self._names.get(id(obj))
+        return NotImplemented if name is None else (_shared, (name,))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, shared: dict[str, object]) -> None:
+        super().__init__(file)
+        self._shared = shared
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (__name__, _shared.__name__):
+            return self._shared.__getitem__
+        if module.startswith(_OWN) or (module, name) in _FOREIGN:
+            return super().find_class(module, name)
+        raise StateError(f"{module}.{name} is no part of a state")
+
+
+def pack(value: object, shared: dict[str, object] | None = None) -> bytes:
+    """`value` and all it refers to; objects of `shared` by their names."""
+    file = io.BytesIO()
+    _Pickler(file, shared or {}).dump(value)
+    return file.getvalue()
+
+
+def unpack(octets: bytes, shared: dict[str, object] | None = None) -> Any:
+    """What was packed; StateError for anything else."""
+    try:
+        return _Unpickler(io.BytesIO(octets), shared or {}).load()
+    except StateError:
+        raise
+    except Exception as flaw:
+        raise StateError(f"not a state: {type(flaw).__name__}") from flaw
+
+
+def capture(board: Switchboard) -> bytes:
+    """Everything the board knows of sessions, rooms, calls, bans and rates."""
+    tally = board.tally
+    levels = (tally.candidates_held, tally.held_bytes)
+    return pack((board.containers(), levels), board.shared())
+
+
+def restore(board: Switchboard, octets: bytes) -> None:
+    """Into a fresh board with the same rules; raises StateError."""
+    sources, levels = unpack(octets, board.shared())
+    for target, source in zip(board.containers(), sources, strict=True):
+        _adopt(target, source)
+    board.tally.candidates_held, board.tally.held_bytes = levels
+
+
+def _adopt(target: Any, source: Any) -> None:
+    """In place: other parts of the board hold on to the target."""
+    if isinstance(target, dict | OrderedDict):
+        target.clear()
+        target.update(source)
+        return
+    for slot in type(target).__slots__:
+        mine, theirs = getattr(target, slot), getattr(source, slot)
+        if isinstance(mine, dict) or hasattr(type(mine), "due"):
+            _adopt(mine, theirs)
+        else:
+            setattr(target, slot, theirs)
