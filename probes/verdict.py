@@ -62,6 +62,10 @@ _OURS = frozenset(
 """Faults of the deployment, which no network's owner can mend."""
 _UNMEASURED = frozenset({Reason.RELAY_SILENT, Reason.TIMEOUT, Reason.UNREACHABLE, Reason.INTERNAL})
 """Why a quality check says nothing of the quality, where no device is to blame."""
+_NOT_THERE = frozenset(
+    {Reason.UNREACHABLE, Reason.CONNECTION_REFUSED, Reason.DNS, Reason.TLS_CERTIFICATE}
+)
+"""Why a region says nothing of WebSockets, unless HTTP is answered at the same place."""
 _LOSSY = Verdict(
     State.WARNING,
     "The relay can be reached, but packets get lost on the way.",
@@ -119,6 +123,14 @@ def _signaling_down(results: Sequence[CheckResult]) -> Verdict | None:
     regions = [result for result in results if result.name == "ws" and _ran(result)]
     if not regions or any(result.state in _WORKS for result in regions):
         return None
+    answering = {result.target for result in results if result.name == "api"}
+    if all(one.reason in _NOT_THERE and one.target not in answering for one in regions):
+        return Verdict(
+            State.FAILED,
+            "Calls do not work from here: no region can be reached.",
+            "The server that answers tests is there, and none that sets up calls.",
+            _asks(regions, "HTTPS"),
+        )
     return Verdict(
         State.WARNING,
         "This network blocks WebSocket connections.",

@@ -7,18 +7,13 @@ credentials.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
-import signal
-import socket as stdlib_socket
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -40,14 +35,15 @@ from signal_server.edge import operations, pages
 from signal_server.edge.asyncapi import asyncapi_document
 from signal_server.edge.dispatcher import Bearer, Dispatcher, Place
 from signal_server.edge.fallback import Fallback
-from signal_server.edge.front import listen, make_front
+from signal_server.edge.front import make_front
 from signal_server.edge.server import SocketSettings
 from signal_server.edge.server_api import ServerApi
 from signal_server.edge.webhook_journal import WebhookJournal
 from signal_server.edge.webhooks import Webhooks
 from signal_server.probing import probes_of
 from signal_server.wire.codec import Refusal
-from signal_server.wire.codes import CloseCode, ErrorCode
+from signal_server.wire.codes import ErrorCode
+from signal_server.worker_pages import WorkerPages
 from turn_broker.accounts.access_token import Grants, TokenRefusal
 from turn_broker.accounts.table import Account
 from turn_broker.broker import Grant, Wishes
@@ -65,11 +61,7 @@ from turn_broker.service import BrokerService
 log = logging.getLogger("parley.app")
 
 SIGNAL_PATH = "/v1/signal"
-GC_THRESHOLDS = (20_000, 20, 50)
-"""Sessions live long and make few cycles: Python's 700, 10, 10 look at all of them too often."""
 MAX_REDIS_CONNECTIONS = 4096
-BACKLOG = 4096
-"""uvicorn calls listen() on our socket again, with its own number unless told."""
 WEBHOOK_GRACE_S = 3.0
 """How long a node that ends waits for its last webhooks."""
 DEV_TOKEN_TTL_S = 86_400
@@ -89,11 +81,17 @@ class Node:
         is_dev: bool,
         relay: TurnControl | None = None,
         relay_node: TurnNode | None = None,
+        pages: WorkerPages | None = None,
     ) -> None:
-        """`relay_node` replaces the configured TURN nodes; `relay`, if this process runs it."""
+        """`relay_node` replaces the configured TURN nodes; `relay`, if this process runs it.
+
+        `pages` join the metrics of several workers.
+        """
         self.settings = settings
         self._relay = relay
         self._relay_node = relay_node
+        self._pages = pages
+        self._page_writer: asyncio.Task[None] | None = None
         self.accounts = accounts_of(settings.accounts, store_of(settings.turn))
         guesses = Guesses(settings.guesses)
         self.turn = BrokerService(
@@ -165,9 +163,14 @@ class Node:
         await self.turn.start(self._relay, name)
         if self.webhooks is not None:
             self.webhooks.start()
+        if self._pages is not None:
+            writing = self._pages.write_on(self._own_metrics)
+            self._page_writer = asyncio.get_running_loop().create_task(writing)
 
     async def stop(self) -> None:
         """After the last request."""
+        if self._page_writer is not None:
+            self._page_writer.cancel()
         self.dispatcher.stop()
         await self.backplane.stop()
         if self.probes is not None:
@@ -175,6 +178,13 @@ class Node:
         if self.webhooks is not None:
             await self.webhooks.close(WEBHOOK_GRACE_S)
         await self.turn.stop()
+
+    def _own_metrics(self) -> bytes:
+        return metrics.render(self._registry)
+
+    def _all_metrics(self) -> bytes:
+        own = self._own_metrics()
+        return own if self._pages is None else self._pages.render(own)
 
     def _is_ready(self) -> bool:
         is_served = self.turn.is_ready and self.backplane.is_ready
@@ -233,7 +243,7 @@ class Node:
         return _ice_grant(grant)
 
     def _web(self, is_dev: bool) -> Starlette:
-        registry = metrics.page(
+        self._registry = metrics.page(
             metrics.SignalingCollector(
                 self.dispatcher, self.backplane, self.sockets, lambda: self.fallback.sessions
             ),
@@ -249,7 +259,7 @@ class Node:
         routes: list[BaseRoute] = [
             *operations.routes(
                 self._is_ready,
-                lambda: metrics.render(registry),
+                self._all_metrics,
                 metrics.CONTENT_TYPE,
                 documents,
             ),
@@ -327,106 +337,3 @@ def _refusal_of(refusal: IssueRefusal) -> Refusal | None:
     wait_s = refusal.retry_after_s
     retry_after_ms = None if wait_s is None else max(1, int(wait_s * 1000))
     return Refusal(ErrorCode(refusal.code), refusal.message, retry_after_ms=retry_after_ms)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn with our signals, and an event for being up."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_up = asyncio.Event()
-
-    async def startup(self, sockets: list[stdlib_socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.is_up.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class Running:
-    """A node that serves; SIGTERM drains it, a second SIGTERM or SIGINT stops it at once."""
-
-    def __init__(self, node: Node, listener: stdlib_socket.socket) -> None:
-        self._node = node
-        self._listener = listener
-        self._stopping = asyncio.Event()
-        self._hurry = asyncio.Event()
-        node.on_drain = self.stop
-        config = uvicorn.Config(
-            node.app,
-            http=node.front,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=2,
-            backlog=BACKLOG,
-            proxy_headers=bool(node.settings.server.trusted_proxies),
-            forwarded_allow_ips=node.settings.server.trusted_proxies,
-            h11_max_incomplete_event_size=64 * 1024,
-        )
-        self._server = _Server(config)
-
-    async def serve(self, on_ready: Callable[[], None], drain_s: float) -> None:
-        """Serve until told to stop; `drain_s` 0 goes down at once."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop, number == signal.SIGINT)
-        await self._node.start()
-        serving = loop.create_task(self._server.serve(sockets=[self._listener]))
-        try:
-            await _first(serving, self._server.is_up.wait())
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*GC_THRESHOLDS)
-            on_ready()
-            await _first(serving, self._stopping.wait())
-            await self._go_down(0.0 if self._hurry.is_set() else drain_s)
-        finally:
-            self._server.should_exit = True
-            self._server.force_exit = True
-            await serving
-            await self._node.stop()
-
-    def stop(self, at_once: bool = False) -> None:
-        """Begin to drain; at once, or the second time, do not wait for peers."""
-        if at_once or self._stopping.is_set():
-            self._hurry.set()
-        self._stopping.set()
-
-    async def _go_down(self, drain_s: float) -> None:
-        sockets = self._node.sockets
-        self._node.dispatcher.drain("shutdown", drain_s)
-        fallback = self._node.fallback
-        if drain_s and (sockets.sockets or fallback.sessions):
-            log.info("draining", extra={"connections": len(sockets.sockets) + fallback.sessions})
-            hurry = asyncio.ensure_future(self._hurry.wait())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(drain_s):
-                    await _first(hurry, self._all_gone())
-            hurry.cancel()
-        sockets.close_all(CloseCode.GO_AWAY, "shutdown")
-        fallback.close_all(CloseCode.GO_AWAY, "shutdown")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_gone(), 0.5)
-
-    async def _all_gone(self) -> None:
-        await self._node.sockets.wait_empty()
-        await self._node.fallback.wait_empty()
-
-
-async def _first(task: asyncio.Future[Any], other: Coroutine[Any, Any, Any]) -> None:
-    """Wait until either is done; the second is not left behind."""
-    waiting = asyncio.ensure_future(other)
-    try:
-        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-
-
-def bind(host: str, port: int) -> stdlib_socket.socket:
-    """The listening socket of the node; raises OSError."""
-    return listen(host, port)

@@ -43,6 +43,7 @@ from turn_broker.guesses import GuessLimits
 from turn_broker.parts import accounts_of, broker_of
 
 PREFIX = "PARLEY_"
+MAX_WORKERS = 64
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 """As browsers write it (RFC 6454 section 6.1): no path, not even a slash."""
 _LISTS = frozenset({"origins", "trusted_proxies"})
@@ -60,6 +61,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Bearer token of the server API; without one that API is off."""
     trusted_proxies: list[str] = []
     """Addresses of proxies whose X-Forwarded-For is believed."""
+    workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS)] = 1
+    """Processes that share the port; more than one need a backplane."""
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
     """How long SIGTERM waits for peers to go elsewhere."""
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from turn_broker.relay.stun import Kind, Method, build, parse
@@ -62,6 +62,12 @@ class Coturn:
     tls_port: int = 0
     """0: no TLS."""
     host: str = LOOPBACK
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
+
+    def kill(self) -> None:
+        """As a crash."""
+        assert self.process is not None
+        self.process.kill()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -101,7 +107,7 @@ def start_coturn(
             ):
                 try:
                     if _answers(coturn, child, tcp=tcp):
-                        yield coturn
+                        yield replace(coturn, process=child)
                         return
                 finally:
                     child.kill()

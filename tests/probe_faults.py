@@ -7,14 +7,17 @@ One table for the terminal and for Chromium: a browser is told less, and what it
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import deployments as d
 from bad_proxies import forgetful_nginx, frame_swallower, stale_sessions
 from networks import Network
+from two_networks import SERVER_ADDRESS
 
 Make = Callable[[Path], AbstractContextManager[d.Deployment]]
 Strike = Callable[[Network, d.Deployment], AbstractContextManager[object]]
@@ -46,6 +49,24 @@ class Fault:
     """What a browser says otherwise: `state` and `says` of the verdict, and by check."""
     asks: tuple[str, ...] = ()
     """Protocols that the network's owner is asked to allow."""
+
+
+def terminal(network: Network, deployment: d.Deployment, *options: str) -> list[str]:
+    """`parley probe all` from the client's side, with the shortest quality check."""
+    command = [network.command(sys.executable), "-m", "probes", "all", deployment.url, "--json"]
+    if deployment.authority is not None:
+        command += ["--ca", str(deployment.authority)]
+    return [*command, "--duration", "5", *options]
+
+
+def seen_by_check(report: dict[str, Any]) -> dict[str, str]:
+    """Of the JSON: `state reason` by check."""
+    return {
+        f"{one['name']} {one['transport'] or one['region'] or ''}".strip(): (
+            f"{one['state']} {one['reason']}".strip()
+        )
+        for one in report["checks"]
+    }
 
 
 def _drops(*packets: str) -> Strike:
@@ -173,7 +194,7 @@ FAULTS = (
     ),
     Fault(
         name="hairpin denied",
-        deployment=lambda home: d.whole(home, f"denied-peer-ip={d.SERVER_ADDRESS}"),
+        deployment=lambda home: d.whole(home, f"denied-peer-ip={SERVER_ADDRESS}"),
         state="warning",
         says="The relay does not carry calls between two people who both need it.",
         reasons=_relays("warning hairpin"),

@@ -16,22 +16,22 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import msgspec
 from history import History, Item
+from switchboard_driver import moved
 
 from signal_server.client_session import Arrival, ClientSession
 from signal_server.client_wire import read
 from signal_server.core import inputs
 from signal_server.core.effects import Close, Effect, Send
 from signal_server.core.rules import NegotiationRules, Rules
-from signal_server.core.state import capture, restore
+from signal_server.core.state import capture
 from signal_server.core.switchboard import Switchboard
-from signal_server.core.tally import Tally
 from signal_server.roster import Roster
 from signal_server.wire import messages as wire
 from signal_server.wire.base import Request
@@ -99,14 +99,6 @@ def replay(board: Switchboard, journal: list[tuple[float, inputs.Input | None]])
     for now, event in journal:
         digest.update(repr(told(board, now, event)).encode())
     return digest.hexdigest()
-
-
-def moved(board: Switchboard, fresh: Switchboard) -> Switchboard:
-    """What another process goes on with, and of the counters what they were."""
-    for each in fields(Tally):
-        setattr(fresh.tally, each.name, getattr(board.tally, each.name))
-    restore(fresh, capture(board))
-    return fresh
 
 
 def assert_goes_on_elsewhere(world: World) -> None:

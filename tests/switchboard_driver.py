@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any, Literal
 
 from signal_server.core import inputs
 from signal_server.core.effects import Announce, Close, Effect, GrantIce, Send
 from signal_server.core.rules import NegotiationRules, Rules
+from signal_server.core.state import capture, restore
 from signal_server.core.switchboard import Switchboard
+from signal_server.core.tally import Tally
 from signal_server.wire.codec import Refusal, decode
 from signal_server.wire.limits import Limits
 from signal_server.wire.messages import Hello, Resume
@@ -45,6 +48,14 @@ def candidate(
     if ufrag is not None:
         init["usernameFragment"] = ufrag
     return init
+
+
+def moved(board: Switchboard, fresh: Switchboard) -> Switchboard:
+    """What another process goes on with, and of the counters what they were."""
+    for each in fields(Tally):
+        setattr(fresh.tally, each.name, getattr(board.tally, each.name))
+    restore(fresh, capture(board))
+    return fresh
 
 
 class Client:
@@ -119,6 +130,7 @@ class Driver:
             rates=unhurried(),
             negotiation=NegotiationRules(glare=glare),
         )
+        self._rules = rules
         self.board = Switchboard("n1", "eu", rules, 1)
         self.now = 1000.0
         self.clients: dict[int, Client] = {}
@@ -189,6 +201,10 @@ class Driver:
         )
         self.feed(resumed)
         return back
+
+    def move(self) -> None:
+        """Another process goes on."""
+        self.board = moved(self.board, Switchboard("n1", "eu", self._rules, 1))
 
     def feed(self, event: inputs.Input) -> None:
         self._execute(self.board.handle(event, self.now, int(self.now * 1000)))

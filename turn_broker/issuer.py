@@ -238,8 +238,7 @@ class Issuer:
             record = await self._fleet.token(parsed.opaque_id)
             if record is None or record.account != asker.account.sid:
                 return unknown
-            revocation = Revocation(scope="token", name=record.id, until=record.expires_at)
-            return await self._fleet.revoke(revocation)
+            return await self._fleet.revoke(Revocation.of_token(record))
         except FleetUnavailable:
             return IssueRefusal("unavailable", "the fleet cannot be reached now", 5.0)
 

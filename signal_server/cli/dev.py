@@ -18,7 +18,7 @@ import msgspec
 from click.core import ParameterSource
 
 from probes.settings import ProbeSettings
-from signal_server import app, clock, logs
+from signal_server import app, clock, logs, running
 from signal_server.cli import keys as key_material
 from signal_server.cli.run import run
 from signal_server.config import CorsSettings, NodeSettings, ServerSettings, Settings
@@ -172,7 +172,7 @@ def dev(  # noqa: PLR0913 - one parameter per option
             turn_node = TurnNode(node_name, region, tuple(parse_turn_uri(url) for url in urls))
             control = RelayControl(relay) if relay is not None else None
             node = app.Node(settings, is_dev=True, relay=control, relay_node=turn_node)
-            await app.Running(node, listener).serve(
+            await running.Running(node, listener).serve(
                 lambda: _announce(node, keys, listener, urls, as_json), 0.0
             )
         finally:
@@ -196,7 +196,7 @@ def _bind(host: str, port: int, may_move: bool) -> socket.socket:
     last = port + _PORTS_TRIED if may_move else port
     for candidate in range(port, last + 1):
         try:
-            listener = app.bind(host, candidate)
+            listener = running.bind(host, candidate)
         except OSError as flaw:
             if flaw.errno == errno.EADDRINUSE and candidate < last:
                 continue

@@ -5,33 +5,82 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from signal_server.cli.settings import config_option, load_checked
+from signal_server.config import MAX_WORKERS, Settings
 from turn_broker.cli import Refused
 from turn_broker.config import SettingsError
 
 
 @click.command()
 @config_option
-def serve(path: Path | None) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MAX_WORKERS),
+    help="Processes that share the port; more than one need a backplane.  [default: 1]",
+)
+@click.option("--worker", type=int, hidden=True, help="Which of them this process is, from 1.")
+@click.option(
+    "--worker-folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    hidden=True,
+    help="Where the workers leave their metrics for each other.",
+)
+def serve(
+    path: Path | None, workers: int | None, worker: int | None, worker_folder: Path | None
+) -> None:
     """Run a production node."""
     settings = load_checked(path)
-    from signal_server import app, logs
-    from signal_server.cli.run import run
+    from signal_server import logs
 
     logs.configure(settings.log.level, settings.log.format)
+    count = workers or settings.server.workers
+    if worker is not None:
+        _serve(_of_worker(settings, worker), worker, worker_folder)
+    elif count > 1:
+        from signal_server.cli.workers import supervise
+
+        if not settings.backplane.url:
+            raise Refused("server.workers: more than one need backplane.url")
+        if settings.server.port == 0:
+            raise Refused("server.port: workers share a port, so it must be named")
+        supervise(path, count, settings.server.drain_s)
+    else:
+        _serve(settings, None, None)
+
+
+def _of_worker(settings: Settings, worker: int) -> Settings:
+    """Every worker is a node of its own, with its own journal of webhooks."""
+    structs = msgspec.structs
+    journal = settings.webhooks.journal
+    return structs.replace(
+        settings,
+        node=structs.replace(settings.node, name=f"{settings.node.name}-{worker}"),
+        webhooks=structs.replace(
+            settings.webhooks, journal=f"{journal}.{worker}" if journal else journal
+        ),
+    )
+
+
+def _serve(settings: Settings, worker: int | None, folder: Path | None) -> None:
+    from signal_server import app, running
+    from signal_server.cli.run import run
+    from signal_server.worker_pages import WorkerPages
+
     server = settings.server
     try:
-        listener = app.bind(server.host, server.port)
+        listener = running.bind(server.host, server.port, is_shared=worker is not None)
     except OSError as flaw:
         raise Refused(f"server.port: {flaw.strerror or flaw}") from flaw
 
     def ready() -> None:
-        app.log.info("ready", extra={"port": listener.getsockname()[1]})
+        running.log.info("ready", extra={"port": listener.getsockname()[1]})
 
     async def main() -> None:
-        node = app.Node(settings, is_dev=False)
-        await app.Running(node, listener).serve(ready, server.drain_s)
+        pages = WorkerPages(folder, worker) if folder is not None and worker is not None else None
+        node = app.Node(settings, is_dev=False, pages=pages)
+        await running.Running(node, listener).serve(ready, server.drain_s)
 
     try:
         run(main())

@@ -58,8 +58,13 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == (__name__, _shared.__name__):
             return self._shared.__getitem__
-        if module.startswith(_OWN) or (module, name) in _FOREIGN:
+        if (module, name) in _FOREIGN:
             return super().find_class(module, name)
+        # A name with dots, or one that was imported, would lead out of our modules.
+        if module.startswith(_OWN) and "." not in name:
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module:
+                return found
         raise StateError(f"{module}.{name} is no part of a state")
 
 
@@ -89,10 +94,16 @@ def capture(board: Switchboard) -> bytes:
 
 def restore(board: Switchboard, octets: bytes) -> None:
     """Into a fresh board with the same rules; raises StateError."""
-    sources, levels = unpack(octets, board.shared())
-    for target, source in zip(board.containers(), sources, strict=True):
-        _adopt(target, source)
-    board.tally.candidates_held, board.tally.held_bytes = levels
+    targets = board.containers()
+    try:
+        sources, (held, held_bytes) = unpack(octets, board.shared())
+        if [type(each) for each in sources] != [type(each) for each in targets]:
+            raise StateError("not what a board contains")
+        for target, source in zip(targets, sources, strict=True):
+            _adopt(target, source)
+    except (TypeError, ValueError, AttributeError) as flaw:
+        raise StateError(f"not a board's state: {type(flaw).__name__}") from flaw
+    board.tally.candidates_held, board.tally.held_bytes = held, held_bytes
 
 
 def _adopt(target: Any, source: Any) -> None:

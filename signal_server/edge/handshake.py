@@ -1,7 +1,7 @@
 """The opening handshake of RFC 6455 section 4.2 as a pure function: head bytes in, decision out.
 
 It reads one request head and answers with a `Handshake` to accept or a `Refusal` to send. It does
-not know transports, endpoints or tokens' meaning; a token in the query string is never read.
+not know transports, endpoints or tokens' meaning, and looks for no token in the query string.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class Handshake(NamedTuple):
     """A request that may be upgraded. `token` is whatever the client presented, unverified."""
 
     path: str
+    query: str
     host: str
     origin: str | None
     subprotocols: tuple[str, ...]
@@ -156,8 +157,10 @@ def parse(
                 f"Offer the subprotocol {subprotocol}, or none.",
                 ErrorCode.UNSUPPORTED_VERSION,
             )
+    path, _, query = target.partition("?")
     return Handshake(
-        path=target.partition("?")[0],
+        path=path,
+        query=query,
         host=fields["host"],
         origin=fields.get("origin"),
         subprotocols=offered,

@@ -67,7 +67,7 @@ class Socket(asyncio.Protocol):
         "endpoint_state",
         "id",
         "origin",
-        "path",
+        "query",
         "remote",
         "slot",
         "subprotocol",
@@ -99,7 +99,8 @@ class Socket(asyncio.Protocol):
         self._pinged = False
         self.slot = -1
         self.endpoint_state: Any = None
-        self.path = handshake.path
+        self.query = handshake.query
+        """Of the request target, while the endpoint's `opened` runs."""
         self.origin = handshake.origin
         self.subprotocol = handshake.subprotocol
         self.token = handshake.token
@@ -115,6 +116,7 @@ class Socket(asyncio.Protocol):
             self._endpoint.opened(self)
         except Exception as exc:  # noqa: BLE001 - our bug costs this one connection only
             self._endpoint_failed(exc)
+        self.query = ""
         if data and self._state != _ENDED:
             self.data_received(data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,9 @@ def page(net: Network, deployment: Deployment) -> Iterator[Page]:
         chromium.close()
 
 
+@pytest.mark.timeout(1800)
 def test_clean_runs_never_fail(page: Page) -> None:
-    found = page.evaluate(
+    found, advice = page.evaluate(
         """async ([runs, qualityRuns]) => {
       const timed = async (begin) => {
         const began = performance.now();
@@ -62,6 +64,7 @@ def test_clean_runs_never_fail(page: Page) -> None:
         return { found, reasons: reasons.flat().filter(Boolean), ms: performance.now() - began };
       };
       const opentok = network();
+      const advice = [];
       const test = {
         network: async () => {
           const { result, transports } = await probes.testNetworkConnectivity();
@@ -80,8 +83,8 @@ def test_clean_runs_never_fail(page: Page) -> None:
           const { audio, video } = await opentok.testQuality().catch((error) => {
             throw new Error(`${error.name} ${error.reason}`);
           });
-          const results = [audio.supported, video.recommendedResolution, audio.rating];
-          return [results, [audio.reason, video.reason]];
+          advice.push(`${video.recommendedResolution} ${audio.rating} ${video.rating}`);
+          return [[audio.supported, video.supported], [audio.reason, video.reason]];
         },
       };
       const all = { network: [], sockets: [], connectivity: [], quality: [] };
@@ -91,17 +94,17 @@ def test_clean_runs_never_fail(page: Page) -> None:
         }
         if (number < qualityRuns) all.quality.push(await timed(test.quality));
       }
-      return all;
+      return [all, advice];
     }""",
         [RUNS, QUALITY_RUNS],
     )
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    (OUTPUT / "probe-clean-runs.txt").write_text(_summary(found))
+    (OUTPUT / "probe-clean-runs.txt").write_text(_summary(found, advice))
     expected = {
         "network": ["passed", "passed", "passed", "passed"],
         "sockets": ["passed"],
         "connectivity": [True],
-        "quality": [True, "1280x720", "excellent"],
+        "quality": [True, True],
     }
     for name, runs in found.items():
         assert len(runs) == (QUALITY_RUNS if name == "quality" else RUNS)
@@ -111,8 +114,8 @@ def test_clean_runs_never_fail(page: Page) -> None:
     assert max(one["ms"] for one in found["connectivity"]) < 8000
 
 
-def _summary(found: dict[str, list[dict[str, Any]]]) -> str:
-    lines = []
+def _summary(found: dict[str, list[dict[str, Any]]], advice: list[str]) -> str:
+    lines = [f"advice: {dict(Counter(advice))}"]
     for name, runs in found.items():
         times = sorted(one["ms"] for one in runs)
         lines.append(

@@ -135,7 +135,8 @@ def test_one_test_at_a_time_and_one_client_beside_another(page: Page) -> None:
         f"testPeerToPeerCallQuality {busy}",
         *["Video track error"] * 3,
     ]
-    assert found["results"] == ["passed", "passed", "good"]
+    assert found["results"][:2] == ["passed", "passed"]
+    assert found["results"][2] in {"good", "warning", "bad"}, "of one second that was shared"
     assert (found["early"]["result"], found["early"]["data"]) == ("aborted", {})
 
 

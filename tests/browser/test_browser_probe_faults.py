@@ -5,9 +5,11 @@ Each cell has a network, a deployment and a browser of its own, so a few run sid
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatch
 
 import pytest
 from probe_faults import FAULTS
@@ -105,14 +107,16 @@ def seen(checks: list[Found]) -> dict[str, str]:
 def test_the_verdict_and_its_reasons(name: str, found: Found) -> None:
     fault = BY_NAME[name]
     checks, verdict = seen(found["checks"]), found["verdict"]
-    expected = {**fault.reasons, **fault.browser}
-    state, says = expected.pop("state", fault.state), expected.pop("says", fault.says)
-    for title in [title for title in expected if title.startswith("quality")]:
-        if title not in checks:
-            del expected[title]
-    assert checks == {**dict.fromkeys(checks, "passed"), **expected}, found
+    told = {**fault.reasons, **fault.browser}
+    state, says = told.pop("state", fault.state), told.pop("says", fault.says)
+    # Quality is measured in some of the cells.
+    assert {title for title in told if not title.startswith("quality")} <= checks.keys()
+    wrong = {
+        title: one for title, one in checks.items() if not fnmatch(one, told.get(title, "passed"))
+    }
+    assert wrong == {}, found
     assert verdict["state"] == state, found
-    assert says in verdict["text"], found
+    assert re.search(says, verdict["text"]), found
     assert tuple(ask["protocol"] for ask in verdict["asks"]) == fault.asks
 
 

@@ -53,6 +53,14 @@ test("packets there and back pass, and everything is closed", async () => {
   assert.deepEqual(result.checks, result.transports);
 });
 
+test("the packets of one transport at a time, for a narrow line", async () => {
+  const steps = [];
+  const { result } = await network({ offered: ["udp", "tcp", "tls"] }, {
+    onProgress: ({ transports }) => steps.push(transports.filter(({ state, step }) => state === "running" && step === "packets").length),
+  });
+  assert.deepEqual([result.result, Math.max(...steps), result.transports.map(({ received }) => received)], ["passed", 1, [50, 50, 50]]);
+});
+
 for (const [name, world, expected] of [
   ["nothing answers", { candidates: 0, isEndless: true }, ["failed", "unreachable"]],
   ["nothing answers, and the browser says so", { candidates: 0, codes: [701] }, ["failed", "unreachable"]],
@@ -106,6 +114,24 @@ test("a session is not used again after the computer slept, though its steady cl
   await fast(() => client.testNetworkConnectivity());
   wall.mock.restore();
   assert.equal(deployment.asked("POST /v1/probes/sessions"), 2);
+});
+
+test("a server peer that comes after an abort is ended", async () => {
+  const deployment = fakeDeployment();
+  let late = null;
+  const slow = (url, request) => {
+    if (!url.endsWith("/peers")) return deployment.fetch(url, request);
+    client.stopTestCallQuality();
+    return new Promise((resolve) => (late = () => resolve(deployment.fetch(url, request))));
+  };
+  const Rtc = fakeRtc();
+  const client = new ProbeClient({ baseUrl: "http://parley.test", fetch: slow, RTCPeerConnection: Rtc });
+  const { result } = await fast(() => client.testCallQuality({ videoTrack: new FakeTrack() }));
+  assert.deepEqual([result, Rtc.open, deployment.asked("DELETE /v1/probes/peers/peer")], ["aborted", 0, 0]);
+  late();
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+  const [ended] = deployment.requests.filter(({ what }) => what === "DELETE /v1/probes/peers/peer");
+  assert.equal(ended.headers.Authorization, "Bearer t");
 });
 
 for (const [status, reason] of [["down", "unreachable"], [429, "rate_limited"], [500, "http_status"]]) {

@@ -810,9 +810,10 @@ class Relay(RuleBasedStateMachine):
 
     def too_many_generations(self, link: Link, item: Item) -> bool:
         """Without BUNDLE a generation has a ufrag for each m-section."""
-        early = [i for i in link.pending if link.pc == WILD or i.ufrag not in link.ufrags()]
+        named = link.ufrags()
+        early = [i for i in link.pending if link.pc == WILD or link.owner(i) not in named]
         most = OPEN_GENERATIONS * len({item.mid, *(i.mid for i in early)})
-        return len({i.ufrag for i in early}) >= (WILD_STRANDS if link.pc == WILD else most)
+        return len({link.owner(i) for i in early}) >= (WILD_STRANDS if link.pc == WILD else most)
 
     # Evidence and time ----------------------------------------------------------------------
 
@@ -856,6 +857,12 @@ class Relay(RuleBasedStateMachine):
             seq = max(self.acked[client.connection], self.seqs[client.connection] - back)
             self.acked[client.connection] = seq
             assert self.request(client, "ack", seq=seq)["type"] == "ok"
+
+    @rule(luck=st.integers(0, 3))
+    def go_on_elsewhere(self, luck: int) -> None:
+        """Another process takes over the state."""
+        if luck == 0:
+            self.driver.move()
 
     def to_nobody(self, ab: tuple[int, int], kind: str, **fields: Any) -> None:
         one, other = (self.slots[slot] for slot in ab)

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from switchboard_driver import moved
 
 from signal_server.core import inputs
 from signal_server.core.effects import Close, Effect, Send
@@ -290,13 +291,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        limits = Limits(
-            resume_window_s=WINDOW_S,
-            outbox_messages=LOG_MESSAGES,
-            outbox_bytes=LOG_BYTES,
-            remembered_requests=REMEMBERED,
-        )
-        self.board = Switchboard("n", "r", Rules(limits=limits, rates=unhurried()), 1)
+        self.board = self.fresh_board()
         self.oracle = Oracle()
         self.now = 1000.0
         self.numbers = 0
@@ -307,6 +302,22 @@ class SessionMachine(RuleBasedStateMachine):
         type(self).histories += 1
 
     # Driving the core ------------------------------------------------------------------------
+
+    def fresh_board(self) -> Switchboard:
+        limits = Limits(
+            resume_window_s=WINDOW_S,
+            outbox_messages=LOG_MESSAGES,
+            outbox_bytes=LOG_BYTES,
+            remembered_requests=REMEMBERED,
+        )
+        return Switchboard("n", "r", Rules(limits=limits, rates=unhurried()), 1)
+
+    @rule(is_meant=rarely)
+    def go_on_elsewhere(self, is_meant: bool) -> None:
+        """Another process takes over the state."""
+        if is_meant:
+            self.step("moved")
+            self.board = moved(self.board, self.fresh_board())
 
     def number(self) -> int:
         self.numbers += 1
@@ -759,6 +770,13 @@ class TestSession(SessionMachine.TestCase):  # type: ignore[misc, valid-type]
     def tearDownClass(cls) -> None:
         """The run met what it is there for; a short one need not meet what is rare."""
         assert SessionMachine.steps >= (100_000 if IS_LONG else 100)
-        rarities = ("resumed, replaying", "resume_gap", "repeated", "superseded", "replaced")
+        rarities = (
+            "resumed, replaying",
+            "resume_gap",
+            "repeated",
+            "superseded",
+            "replaced",
+            "moved",
+        )
         for rarity in rarities if IS_LONG else ():
             assert SessionMachine.met[rarity], SessionMachine.met

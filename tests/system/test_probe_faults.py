@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fnmatch import fnmatch
@@ -17,14 +16,14 @@ from typing import Any
 
 import pytest
 from networks import network
-from probe_faults import FAULTS, Fault
+from probe_faults import FAULTS, Fault, seen_by_check, terminal
 from rtc import is_root
 
 from probes.reasons import EXIT_CODES, State
 
 ROOT = Path(__file__).parents[2]
-AT_ONCE = 5
-RUN_S = 60
+AT_ONCE = 4
+RUN_S = 90
 pytestmark = [
     pytest.mark.root,
     pytest.mark.coturn,
@@ -40,11 +39,10 @@ def probe(fault: Fault, home: Path) -> Outcome:
         fault.deployment(home) as deployment,
         fault.strikes(link, deployment),
     ):
-        arguments = ["-m", "probes", "all", deployment.url, "--json", "--quiet", "--duration", "5"]
-        if deployment.authority is not None:
-            arguments += ["--ca", str(deployment.authority)]
-        command = [link.command(sys.executable), *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S)
+        command = terminal(link, deployment, "--quiet")
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False
+        )
         assert done.stderr == ""
         return done.returncode, json.loads(done.stdout)
 
@@ -74,12 +72,3 @@ def test_the_verdict_and_its_reasons(fault: Fault, outcomes: dict[str, Future[Ou
     assert (report["result"], code) == (fault.state, EXIT_CODES[State(fault.state)])
     assert re.search(fault.says, report["text"])
     assert tuple(ask["protocol"] for ask in report["asks"]) == fault.asks
-
-
-def seen_by_check(report: dict[str, Any]) -> dict[str, str]:
-    return {
-        f"{one['name']} {one['transport'] or one['region'] or ''}".strip(): (
-            f"{one['state']} {one['reason']}".strip()
-        )
-        for one in report["checks"]
-    }

@@ -36,9 +36,8 @@ from turn_broker.fleet.control_answers import (
     token_revoked,
     usage_answer,
 )
-from turn_broker.fleet.messages import DEFAULT_RING, Revocation, TokenRecord
+from turn_broker.fleet.messages import DEFAULT_RING, SKEW_S, Revocation, TokenRecord
 from turn_broker.fleet.rotation import Rotation, RotationRefusal
-from turn_broker.fleet.rotation_steps import SKEW_S
 from turn_broker.issuer import Issuer, IssueRefusal
 from turn_broker.problem import ProblemCode, problem_response
 
@@ -162,8 +161,7 @@ class ControlApi:
 
     async def _revoke_token(self, request: Request, caller: _Caller) -> Response:
         record = await self._record(request, caller)
-        until = record.expires_at + SKEW_S
-        cut = await self._fleet.revoke(Revocation(scope="token", name=record.id, until=until))
+        cut = await self._fleet.revoke(Revocation.of_token(record))
         return json_answer(token_revoked(record.id, cut))
 
     async def _record(self, request: Request, caller: _Caller) -> TokenRecord:

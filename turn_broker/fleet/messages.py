@@ -49,6 +49,11 @@ class TokenRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.id.partition(".")[0]
 
 
+SKEW_S = 60
+"""Clocks of brokers and nodes, and brokers that hear of a change late: what ends with a credential
+holds so much longer."""
+
+
 class Revocation(Struct, frozen=True, kw_only=True):
     """A token or an identity that may use nothing any more."""
 
@@ -58,8 +63,9 @@ class Revocation(Struct, frozen=True, kw_only=True):
     until: int
     """Unix seconds: no credential that it concerns lives longer."""
 
-    def concerns(self, opaque_id: str) -> bool:
-        return self.name == (opaque_id if self.scope == "token" else opaque_id.partition(".")[0])
+    @staticmethod
+    def of_token(record: TokenRecord) -> Revocation:
+        return Revocation(scope="token", name=record.id, until=record.expires_at + SKEW_S)
 
 
 class Charge(Struct, frozen=True, kw_only=True):

@@ -15,8 +15,8 @@ from typing import Literal
 from msgspec import Struct
 
 from turn_broker.fleet.contract import Fleet, FleetUnavailable
-from turn_broker.fleet.messages import DEFAULT_RING, RealmSecrets
-from turn_broker.fleet.rotation_steps import SKEW_S, adopted, advanced, begun, forced, waiting_for
+from turn_broker.fleet.messages import DEFAULT_RING, SKEW_S, RealmSecrets
+from turn_broker.fleet.rotation_steps import adopted, advanced, begun, forced, waiting_for
 from turn_broker.secret_ring import SecretRing
 
 log = logging.getLogger("parley.rotation")

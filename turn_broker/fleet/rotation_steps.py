@@ -11,9 +11,6 @@ from collections.abc import Collection, Iterable
 from turn_broker.fleet.messages import DEFAULT_RING, NodeReport, RealmSecrets
 from turn_broker.secret_ring import RetiringSecret, SecretRing
 
-SKEW_S = 60
-"""Clocks of brokers and nodes, and brokers that hear of a promotion late."""
-
 
 def begun(
     secrets: RealmSecrets, name: str, secret: str, now: float, *, force: bool = False

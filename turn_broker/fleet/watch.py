@@ -33,6 +33,11 @@ class FleetWatch:
         self.is_reached = False
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def lost_records(self) -> int:
+        """Tokens that this broker could not have remembered."""
+        return self._fleet.lost_records
+
     async def look(self) -> None:
         """Once. A fleet that cannot be reached leaves the draining nodes as they were, and what
         other brokers found is not known any more."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from turn_broker.relay.authentication import BAD_REQUEST, Flow, Now, Refusal, Verified
 from turn_broker.relay.effects import ToClient, ToPeer
-from turn_broker.relay.ledger import Usage
 from turn_broker.relay.peer_policy import PeerPolicy
 from turn_broker.relay.rate import Bucket
 from turn_broker.relay.stun import Attribute, Endpoint, Kind, Method, build, xor_address
@@ -41,7 +40,6 @@ class RelayLimits:
     unauthenticated_per_second: int = 200
     """Answers to one source without a valid credential over UDP, where sources can be forged."""
     max_sources: int = 1_024
-    max_usage_ids: int = 4_096
 
 
 @dataclass(slots=True)
@@ -60,7 +58,6 @@ class Allocation:
     flow: Flow
     owner: Verified
     family: int
-    usage: Usage
     limits: RelayLimits
     policy: PeerPolicy
     transaction_id: bytes
@@ -77,6 +74,8 @@ class Allocation:
     sent_bytes: int = 0
     """Payload from the client to peers."""
     received_bytes: int = 0
+    dropped_packets: int = 0
+    """Over the byte rate, either way."""
     _up: Bucket = field(init=False)
     _down: Bucket = field(init=False)
 
@@ -139,12 +138,10 @@ class Allocation:
         """A datagram from a peer, as ChannelData or a Data indication."""
         if now >= self.ends_at or now >= self.permissions.get(peer[0], 0):
             return None
-        usage, size = self.usage, len(payload)
+        size = len(payload)
         if size > MAX_PAYLOAD or not self._down.take(size, now):
-            usage.dropped_packets += 1
+            self.dropped_packets += 1
             return None
-        usage.received_packets += 1
-        usage.received_bytes += size
         self.received_bytes += size
         number = self.channel_of.get(peer)
         if number is not None and now < self.channels[number].ends_at:
@@ -161,12 +158,10 @@ class Allocation:
         self._drop_ended_channels(now)
 
     def _outbound(self, peer: Endpoint, payload: bytes, now: float) -> ToPeer | None:
-        usage, size = self.usage, len(payload)
+        size = len(payload)
         if not self._up.take(size, now):
-            usage.dropped_packets += 1
+            self.dropped_packets += 1
             return None
-        usage.sent_packets += 1
-        usage.sent_bytes += size
         self.sent_bytes += size
         return ToPeer(self.number, payload, peer)
 

@@ -8,6 +8,7 @@ the secrets and the expiry of that moment.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from turn_broker.relay.allocation import (
@@ -26,8 +27,8 @@ from turn_broker.relay.authentication import (
     RelayIdentity,
     Verified,
 )
+from turn_broker.relay.counters import Counters
 from turn_broker.relay.effects import CloseRelay, Effects, OpenRelay, ToClient
-from turn_broker.relay.ledger import Counters, Ledger, Usage
 from turn_broker.relay.peer_policy import PeerPolicy
 from turn_broker.relay.rate import SourceLimiter
 from turn_broker.relay.requests import (
@@ -73,7 +74,8 @@ class TurnServer:
         self._families = identity.families
         self._policy = policy
         self._limits = limits
-        self._ledger = Ledger(max(limits.max_usage_ids, limits.max_allocations))
+        self._live: Counter[str] = Counter()
+        """Allocations that each identity has open, whatever its credentials."""
         self.is_draining = False
         """Refuses new allocations; running ones go on."""
         self._sources = SourceLimiter(limits.unauthenticated_per_second, limits.max_sources)
@@ -90,10 +92,6 @@ class TurnServer:
     def holds(self, flow: Flow) -> bool:
         """Whether the client has an allocation."""
         return flow in self._by_flow
-
-    def usage(self, opaque_id: str) -> Usage | None:
-        """What the id has relayed; None for an id that never allocated or is forgotten."""
-        return self._ledger.usage(opaque_id)
 
     def replace_secrets(self, secrets: Sequence[str]) -> None:
         """From now on only passwords made with one of these are good."""
@@ -244,7 +242,7 @@ class TurnServer:
         lifetime = requested_lifetime(message, self._limits)
         if not lifetime:
             return BAD_REQUEST
-        if self._ledger.live(who.identity) >= self._limits.allocations_per_identity:
+        if self._live[who.identity] >= self._limits.allocations_per_identity:
             return QUOTA_REACHED
         if self.is_draining or len(self._by_number) >= self._limits.max_allocations:
             return INSUFFICIENT_CAPACITY
@@ -255,7 +253,6 @@ class TurnServer:
             flow=flow,
             owner=who,
             family=terms.family,
-            usage=self._ledger.opened(who),
             limits=self._limits,
             policy=self._policy,
             transaction_id=message.transaction_id,
@@ -263,6 +260,7 @@ class TurnServer:
         )
         allocation.extend(lifetime, now)
         self._by_flow[flow] = self._by_number[number] = allocation
+        self._live[who.identity] += 1
         return OpenRelay(number, terms.family, terms.even_port)
 
     def _refresh(self, allocation: Allocation, message: Message, now: Now) -> Effects | Refusal:
@@ -373,7 +371,10 @@ class TurnServer:
         )
 
     def _forget(self, allocation: Allocation) -> None:
-        self._ledger.closed(allocation.owner)
+        identity = allocation.owner.identity
+        self._live[identity] -= 1
+        if not self._live[identity]:
+            del self._live[identity]
         del self._by_number[allocation.number]
         del self._by_flow[allocation.flow]
 

@@ -18,8 +18,8 @@ from typing import Protocol
 from turn_broker.relay.allocation import Allocation
 from turn_broker.relay.allocations import TurnServer
 from turn_broker.relay.authentication import Flow, Now, RelayIdentity
+from turn_broker.relay.counters import Counters
 from turn_broker.relay.effects import CloseRelay, Effects, OpenRelay, ToClient, ToPeer
-from turn_broker.relay.ledger import Counters, Usage
 from turn_broker.relay.ports import bind_listeners, bind_relay
 from turn_broker.relay.settings import RelaySettings
 from turn_broker.relay.streams import ClientStream
@@ -126,11 +126,6 @@ class Relay:
         """Figures of this moment."""
         counters = replace(self._turn.counters)
         return RelayStats(len(self._turn), len(self._streams), self._unsent, counters)
-
-    def usage(self, opaque_id: str) -> Usage | None:
-        """What the id has relayed, as far as it is remembered."""
-        usage = self._turn.usage(opaque_id)
-        return replace(usage) if usage else None
 
     def watch(self, watcher: Watcher | None) -> None:
         """From now on `watcher` hears of allocations that come and go, instead of the former."""

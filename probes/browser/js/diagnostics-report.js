@@ -23,6 +23,7 @@ import { verdictOf } from "./verdict.js";
  * @property {number} durationS
  * @property {boolean} wasHidden
  * @property {string[]} addresses of the visitor, as the browser told them
+ * @property {boolean} canShare the server keeps reports
  */
 
 export const FORMAT = "parley-network-report/1";
@@ -128,6 +129,7 @@ export function readReport(report) {
     durationS: number(report.duration_s) ?? 0,
     wasHidden: report.page_was_hidden === true,
     addresses: [],
+    canShare: false,
     verdict: verdictOf(findings),
   };
 }

@@ -104,6 +104,7 @@ export class DiagnosticsRun {
       durationS: (performance.now() - began) / 1000,
       wasHidden: this.#wasHidden,
       addresses: this.#addresses,
+      canShare: Boolean(session?.limits.reports),
     };
   }
 

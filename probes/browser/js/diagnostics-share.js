@@ -39,7 +39,7 @@ export class Sharing {
     this.#outcome = outcome;
     this.#receipt = null;
     this.#file(JSON.stringify(reportOf(outcome), null, 2));
-    byId("share").hidden = false;
+    byId("share").hidden = !outcome.canShare;
     byId("shared").hidden = true;
     byId("report-lead").textContent = "So far it is only on this page.";
     say("");

@@ -4,7 +4,7 @@
  */
 
 import { Chart } from "./chart.js";
-import { ROWS, STATE_WORDS, askOf, inBits, inMs, inPercent, lineOf, rowOf, stateOfRow, whereOf } from "./diagnostics-words.js";
+import { ROWS, STATE_WORDS, askOf, inBits, inMs, inPercent, lineOf, lineOfOne, rowOf, stateOfRow, whereOf } from "./diagnostics-words.js";
 import { byId, element, icon, setIcon } from "./page.js";
 
 /** @typedef {import("./reasons.js").State} State */
@@ -148,7 +148,8 @@ function figureRow(finding) {
   const title = name === "turn" ? ROWS.find(({ id }) => id === rowOf(finding))?.title : name === "ws" && region ? `WebSocket, ${region}` : NAMES[name];
   const known = (/** @type {number | undefined} */ value, /** @type {(value: number) => string} */ format) => (value === undefined ? "–" : format(value));
   const isMedia = name.startsWith("quality-") && figures.mos;
-  const result = isMedia ? `${STATE_WORDS[state]}, MOS ${figures.mos?.toFixed(1)}, ${inBits(figures.bitrate_kbps ?? 0)}` : STATE_WORDS[state];
+  const why = isMedia ? `MOS ${figures.mos?.toFixed(1)}, ${inBits(figures.bitrate_kbps ?? 0)}` : state === "passed" ? "" : lineOfOne(rowOf(finding), finding);
+  const result = [STATE_WORDS[state], why].filter(Boolean).join(": ");
   const cells = /** @type {[string, string, boolean][]} */ ([
     ["Host", target ?? "–", false],
     ["Result", result, false],

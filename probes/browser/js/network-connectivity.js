@@ -4,7 +4,7 @@
  */
 
 import { checkRelay, waiting } from "./relay-check.js";
-import { probeError, tell } from "./settle.js";
+import { lane, probeError, tell } from "./settle.js";
 import { verdictOf } from "./verdict.js";
 
 /** @typedef {import("./verdict.js").Transport} Transport */
@@ -49,7 +49,7 @@ function checkAll({ api, Connection, run, track, transports, onProgress }, sessi
     results[index] = { .../** @type {TransportResult} */ (results[index]), ...fields };
     tell(onProgress, { transports: results.map((one) => ({ ...one })) });
   };
-  const scene = { api, session, Connection, run, track };
+  const scene = { api, session, Connection, run, track, inTurn: lane() };
   return Promise.all(
     transports.map(async (transport, index) => {
       const result = await checkRelay(transport, scene, (step) => change(index, { state: "running", step }));

@@ -278,7 +278,7 @@ export class ProbeClient {
   off(name: "test-completed", listener: (event: TestCompleted) => void): this;
 
   /**
-   * Whether packets pass through the relay: 50 in one second, over each transport at the same time.
+   * Whether packets pass through the relay: 50 in one second, over one transport after the other.
    * Rejects with "Video track error" for anything but a live video track, or none.
    */
   testNetworkConnectivity(videoTrack?: MediaStreamTrack | null, options?: NetworkConnectivityOptions): Promise<NetworkConnectivity>;

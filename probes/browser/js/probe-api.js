@@ -29,6 +29,7 @@ import { ProbeError, settled } from "./settle.js";
  */
 
 const ANSWER_MS = 8_000;
+const PEER_MS = 12_000;
 /** Longer than any test: a session with less life than this is not begun a test with. */
 const MARGIN_S = 60;
 const NEVER = new AbortController().signal;
@@ -40,6 +41,8 @@ export class ProbeApi {
   #session = null;
   /** @type {Region[]} */
   #regions = [];
+  /** Of peers that are not ended yet: their session may be forgotten by then. @type {Map<string, string>} */
+  #tokens = new Map();
   /** Both clocks of this page when the server's showed `nowS`. */
   #clocks = { nowS: Date.now() / 1000, steadyMs: performance.now(), wallMs: Date.now() };
 
@@ -119,12 +122,23 @@ export class ProbeApi {
   }
 
   /**
+   * Whoever gets a peer ends it; one that comes after an abort is ended here.
    * @param {{sdp: string, mode: "data" | "sink" | "echo", transport?: Transport}} offer
    * @param {AbortSignal} signal
    * @returns {Promise<PeerAnswer>}
    */
   openPeer(offer, signal) {
-    return this.call("POST", "/v1/probes/peers", { body: offer, token: this.#session?.token, signal, timeoutMs: 12_000 });
+    return settled(signal, ({ resolve, reject, release }) => {
+      let isOver = false;
+      release(() => (isOver = true));
+      const token = this.#session?.token;
+      const come = (/** @type {PeerAnswer} */ answer) => {
+        if (token) this.#tokens.set(answer.id, token);
+        if (isOver) void this.endPeer(answer.id);
+        else resolve(answer);
+      };
+      this.call("POST", "/v1/probes/peers", { body: offer, token, timeoutMs: PEER_MS }).then(come, reject);
+    });
   }
 
   /** What a server peer has received. @param {string} id @param {AbortSignal} [signal] */
@@ -135,7 +149,9 @@ export class ProbeApi {
   /** Ends a server peer; null when that does not get through. @param {string} id */
   endPeer(id) {
     const path = `/v1/probes/peers/${encodeURIComponent(id)}`;
-    return this.call("DELETE", path, { token: this.#session?.token, timeoutMs: 2_000, keepalive: true }).catch(() => null);
+    const token = this.#tokens.get(id);
+    this.#tokens.delete(id);
+    return this.call("DELETE", path, { token, timeoutMs: 2_000, keepalive: true }).catch(() => null);
   }
 
   /**

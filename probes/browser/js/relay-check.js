@@ -10,6 +10,7 @@ import { openLoop } from "./relayed-link.js";
 import { openServerLink, UNCARRIED } from "./server-link.js";
 import { probeError } from "./settle.js";
 
+/** @typedef {import("./settle.js").lane} lane */
 /** @typedef {import("./verdict.js").Transport} Transport */
 /** @typedef {import("./parley-probes.d.ts").TransportResult} TransportResult */
 /**
@@ -19,6 +20,7 @@ import { probeError } from "./settle.js";
  * @property {typeof RTCPeerConnection} Connection
  * @property {import("./settle.js").Run} run
  * @property {MediaStreamTrack | null} track
+ * @property {ReturnType<typeof lane>} inTurn packets of one transport at a time: all at once are too much for a narrow line
  */
 
 const SERVER_PACKETS = 10;
@@ -53,7 +55,11 @@ export function waiting(transport, session) {
   };
 }
 
-/** @param {Scene} scene @param {RTCIceServer[]} servers @returns {import("./relayed-link.js").Wish} */
+/**
+ * @param {Omit<Scene, "inTurn">} scene
+ * @param {RTCIceServer[]} servers
+ * @returns {import("./relayed-link.js").Wish}
+ */
 export function wishOf({ api, session, Connection, run, track }, servers) {
   return {
     Connection,
@@ -94,9 +100,11 @@ async function measured(wish, scene, progress) {
   const link = await openLoop(wish).catch(probeError);
   if (!(link instanceof Error)) {
     try {
-      progress("packets");
       const { connectMs, channel } = link;
-      const trips = await sendPackets(channel, wish.signal);
+      const trips = await scene.inTurn(() => {
+        progress("packets");
+        return sendPackets(channel, wish.signal);
+      });
       if (trips.received) return judged({ ...trips, connectMs });
     } finally {
       link.close();
@@ -122,14 +130,14 @@ function judged({ durationMs: _, maxRoundTripMs: __, ...figures }) {
  * @param {Scene} scene
  * @returns {Promise<Partial<TransportResult> | null>} null: nothing passes, or there is no such peer
  */
-async function throughServer(wish, { api, session }) {
+async function throughServer(wish, { api, session, inTurn }) {
   if (!session.limits?.peers) return null;
   const link = await openServerLink(wish, api, "data").catch(() => null);
   // An abort is not an answer.
   if (wish.signal.aborted) throw link?.close() ?? wish.signal.reason;
   if (!link) return null;
   try {
-    const { received, sent, lossRatio, roundTripMs } = await sendPackets(link.channel, wish.signal, SERVER_PACKETS);
+    const { received, sent, lossRatio, roundTripMs } = await inTurn(() => sendPackets(link.channel, wish.signal, SERVER_PACKETS));
     const figures = { connectMs: link.connectMs, received, sent, lossRatio, roundTripMs };
     return received ? { state: "warning", reason: "hairpin", via: "server", ...figures } : null;
   } finally {

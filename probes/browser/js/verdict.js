@@ -26,6 +26,8 @@ const CREDENTIALS = new Set(["credential_rejected", "credential_expired", "no_cr
 const OURS = new Set([...CREDENTIALS, "allocation_quota", "peer_denied", "relay_silent", "tls_certificate"]);
 /** Why a quality check says nothing of the quality, where no device is to blame. */
 const UNMEASURED = new Set(["relay_silent", "timeout", "unreachable", "internal"]);
+/** Why a region says nothing of WebSockets, unless HTTP is answered at the same place. */
+const NOT_THERE = new Set(["unreachable", "connection_refused", "dns", "tls_certificate"]);
 const OF_NETWORK = new Set(["bandwidth_too_low", "high_loss", "high_delay"]);
 
 /** @param {CheckResult} result */
@@ -99,6 +101,15 @@ function server(results) {
 function signalingDown(results) {
   const regions = results.filter((result) => result.name === "ws" && ran(result));
   if (!regions.length || regions.some(works)) return null;
+  const answering = new Set(results.filter(({ name }) => name === "api").map(({ target }) => target ?? null));
+  if (regions.every(({ reason, target }) => NOT_THERE.has(reason ?? "") && !answering.has(target ?? null))) {
+    return verdict(
+      "failed",
+      "Calls do not work from here: no region can be reached.",
+      "The server that answers tests is there, and none that sets up calls.",
+      asksFor(regions, "HTTPS"),
+    );
+  }
   return verdict(
     "warning",
     "This network blocks WebSocket connections.",

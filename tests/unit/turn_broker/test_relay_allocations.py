@@ -599,11 +599,9 @@ def test_bytes_are_counted_and_limited_each_way() -> None:
     assert [effect is not None for effect in sent] == [True, True, False, False, False]
     assert world.from_peer(bytes(900))
     assert world.from_peer(bytes(900)) is None
-    usage = world.turn.usage("alice")
-    assert usage is not None
-    assert (usage.sent_packets, usage.sent_bytes) == (2, 800)
-    assert (usage.received_packets, usage.received_bytes) == (1, 900)
-    assert (usage.dropped_packets, usage.live, usage.allocations) == (4, 1, 1)
+    (session,) = world.turn.sessions()
+    used = (session.sent_bytes, session.received_bytes, session.dropped_packets)
+    assert used == (800, 900, 4)
     world.wait(1)
     assert world.to_peer(channel_data(0x4000, bytes(400)), FLOW)
 
@@ -613,10 +611,6 @@ def test_payloads_that_no_indication_could_carry_are_dropped(world: World) -> No
     world.answer(caller.permit(PEER), FLOW)
     assert world.from_peer(bytes(65_001)) is None
     assert world.from_peer(bytes(65_000)) is not None
-
-
-def test_usage_of_ids_unheard_of(world: World) -> None:
-    assert world.turn.usage("nobody") is None
 
 
 def test_a_wider_policy_reaches_further() -> None:

@@ -6,6 +6,8 @@ a valid credential and not too long ago, to be allowed to talk to that address.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -144,9 +146,10 @@ class RelayHistory(RuleBasedStateMachine):
     def bounds_hold(self) -> None:
         turn = self.world.turn
         assert len(turn) == len(self.world.relays) == len(turn._by_flow) <= LIMITS.max_allocations
-        for who in ("alice", "bob"):
-            usage = turn.usage(who)
-            assert usage is None or 0 <= usage.live <= LIMITS.allocations_per_identity
+        held = Counter(allocation.owner.identity for allocation in turn.sessions())
+        opening = Counter(allocation.owner.identity for allocation in turn._by_number.values())
+        assert held <= opening == turn._live
+        assert all(count <= LIMITS.allocations_per_identity for count in opening.values())
         for allocation in turn._by_number.values():
             assert len(allocation.permissions) <= LIMITS.permissions_per_allocation
             assert len(allocation.channels) <= LIMITS.channels_per_allocation

@@ -16,7 +16,6 @@ from turn_broker.relay.framing import (
     StreamFrames,
     stream_frame,
 )
-from turn_broker.relay.ledger import Ledger
 from turn_broker.relay.peer_policy import PeerPolicy, networks
 from turn_broker.relay.rate import Bucket, SourceLimiter
 from turn_broker.relay.settings import RelaySettings
@@ -186,39 +185,6 @@ def test_sources_are_bounded_and_the_longest_silent_goes() -> None:
         sources.allows(host, 0)
     assert len(sources) == 3
     assert list(sources._buckets) == ["c", "a", "d"]
-
-
-# Ledger
-
-
-def _who(name: str, expires_at: int = 1000) -> Verified:
-    return Verified(f"{expires_at}:{name}", name, expires_at, b"")
-
-
-def test_usage_is_bounded_and_the_live_are_kept() -> None:
-    ledger = Ledger(max_ids=2)
-    ledger.opened(_who("a"))
-    ledger.opened(_who("b"))
-    ledger.closed(_who("b"))
-    ledger.opened(_who("c"))
-    assert ledger.usage("b") is None
-    assert ledger.live("a") == ledger.live("c") == 1
-    ledger.opened(_who("d"))
-    assert ledger.usage("a")
-    assert ledger.usage("d")
-
-
-def test_live_allocations_count_for_the_identity_usage_for_the_token() -> None:
-    ledger = Ledger(max_ids=2)
-    for name in ("a.1", "a.1", "a.2"):
-        ledger.opened(_who(name))
-    assert ledger.live("a") == 3
-    usage = ledger.usage("a.1")
-    assert usage is not None
-    assert usage.live == 2
-    for name in ("a.1", "a.2", "a.1"):
-        ledger.closed(_who(name))
-    assert ledger.live("a") == usage.live == 0
 
 
 # Settings

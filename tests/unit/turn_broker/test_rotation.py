@@ -11,9 +11,8 @@ from turn_client import eventually
 
 from turn_broker.fleet.contract import FleetUnavailable
 from turn_broker.fleet.memory import MemoryFleet
-from turn_broker.fleet.messages import DEFAULT_RING, NodeReport, RealmSecrets
+from turn_broker.fleet.messages import DEFAULT_RING, SKEW_S, NodeReport, RealmSecrets
 from turn_broker.fleet.rotation import RingStatus, Rotation, RotationRefusal
-from turn_broker.fleet.rotation_steps import SKEW_S
 from turn_broker.secret_ring import SecretRing
 
 NOW = 1_800_000_000

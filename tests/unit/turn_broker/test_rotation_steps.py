@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from turn_broker.fleet.messages import DEFAULT_RING, NodeReport, RealmSecrets
-from turn_broker.fleet.rotation_steps import SKEW_S, adopted, advanced, begun, forced, waiting_for
+from turn_broker.fleet.messages import DEFAULT_RING, SKEW_S, NodeReport, RealmSecrets
+from turn_broker.fleet.rotation_steps import adopted, advanced, begun, forced, waiting_for
 from turn_broker.secret_ring import RetiringSecret, SecretRing
 
 NOW = 1_800_000_000
