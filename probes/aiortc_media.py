@@ -29,6 +29,7 @@ from probes.transport_feedback import EXTENSION_URI, ArrivalLog
 
 _MAX_WAITING = 64
 """Frames of a track that its sender has not taken yet; what comes on top is dropped."""
+CLOSE_S = 2.0
 _MAX_STREAMS = 4
 """Of one track: simulcast and a restart."""
 _TRANSPORT_CC = RTCRtcpFeedback(type="transport-cc")
@@ -151,6 +152,13 @@ def send_again_once(sender: RTCRtpSender) -> None:
             await send_again(sequence_number)
 
     sender._retransmit = once  # noqa: SLF001
+
+
+async def close(pc: RTCPeerConnection) -> None:
+    """Closes a connection; a relay that is gone is not waited for, as aioice would a minute long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await pc.close()
 
 
 async def _count(track: MediaStreamTrack, received: Received, back: EchoTrack | None) -> None:

@@ -220,7 +220,7 @@ class PeerHost:
             peer.timer.cancel()
         peer.on_end()
         with contextlib.suppress(Exception):
-            await peer.pc.close()
+            await aiortc_media.close(peer.pc)
         for track in peer.tracks:
             for task in list(track.tasks):
                 task.cancel()

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import parse_qs
 
 import msgspec
 
-from probes.messages import ClientFrame, WsBye, WsHello, WsPing, WsPong
+from probes.messages import MAX_NONCE_CHARS, ClientFrame, WsBye, WsHello, WsPing, WsPong
 
 PATH = "/v1/probes/ws"
 MAX_FRAMES = 64
 """Of one client; a probe needs four."""
+MAX_FIELDS = 8
+"""Of a query."""
 NORMAL, PROTOCOL_ERROR, RATE_LIMITED = 1000, 4505, 4029
 _CLIENT_FRAME: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
 _encode = msgspec.json.Encoder().encode
@@ -25,6 +28,8 @@ class ProbeConnection(Protocol):
     """What the endpoint needs of a socket."""
 
     endpoint_state: Any
+    query: str
+    """Of the request that opened it."""
 
     def send(self, payload: bytes, seq: int = 0) -> None: ...
 
@@ -52,7 +57,11 @@ class ProbeSocket:
     def opened(self, socket: ProbeConnection) -> None:
         self.figures.opened += 1
         socket.endpoint_state = 0
-        socket.send(_encode(WsHello(region=self._region, node=self._node)))
+        nonce = _nonce_of(socket.query)
+        if nonce is None:
+            self._refuse(socket, PROTOCOL_ERROR, "bad_request")
+        else:
+            self._greet(socket, nonce)
 
     def received(self, socket: ProbeConnection, text: str) -> None:
         socket.endpoint_state += 1
@@ -66,8 +75,7 @@ class ProbeSocket:
             return
         match frame:
             case WsHello(nonce=nonce):
-                self.figures.greeted += 1
-                socket.send(_encode(WsHello(nonce=nonce, region=self._region, node=self._node)))
+                self._greet(socket, nonce)
             case WsPing(seq=seq):
                 self.figures.pings += 1
                 socket.send(_encode(WsPong(seq)))
@@ -79,6 +87,20 @@ class ProbeSocket:
     def closed(self, socket: ProbeConnection, code: int) -> None:
         """Nothing is kept of a connection."""
 
+    def _greet(self, socket: ProbeConnection, nonce: str) -> None:
+        self.figures.greeted += bool(nonce)
+        socket.send(_encode(WsHello(nonce=nonce, region=self._region, node=self._node)))
+
     def _refuse(self, socket: ProbeConnection, code: int, reason: str) -> None:
         self.figures.refused += 1
         socket.close(code, reason)
+
+
+def _nonce_of(query: str) -> str | None:
+    """The first `nonce=` of a query, "" without one; None for more than a probe would say."""
+    try:
+        fields = parse_qs(query, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        return None
+    nonce = fields.get("nonce", [""])[0]
+    return nonce if len(nonce) <= MAX_NONCE_CHARS else None

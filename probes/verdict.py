@@ -72,6 +72,12 @@ _LOSSY = Verdict(
     "Expect broken sound and frozen pictures at times; a cable or another network helps.",
 )
 
+_NO_WEBRTC = Verdict(
+    State.FAILED,
+    "This browser cannot make calls.",
+    "It lacks WebRTC, or an extension turned it off; try another browser.",
+)
+
 
 def verdict_of(results: Sequence[CheckResult]) -> Verdict:
     """The worst thing first: the server, then signaling, then the relay, then quality."""
@@ -198,6 +204,8 @@ def _no_relay(results: Sequence[CheckResult], failed: Sequence[CheckResult]) -> 
         else "Most calls from here will fail."
     )
     reasons = {result.reason for result in failed}
+    if reasons == {Reason.UNSUPPORTED}:
+        return _NO_WEBRTC
     if reasons <= {Reason.CREDENTIAL_REJECTED, Reason.CREDENTIAL_EXPIRED, Reason.NO_CREDENTIALS}:
         text = "The relay does not accept the server's credentials."
     elif reasons <= _OURS | {Reason.HAIRPIN}:

@@ -262,7 +262,10 @@ class SignalingClient:
             data=_raw(data),
             room=room,
         )
-        return await self._calls.invite(invite)
+        call = await self._calls.invite(invite)
+        # Its answer may have come before its id: an `ok` that a connection took with it.
+        call.look(self.roster)
+        return call
 
     async def ping(self) -> float:
         """Round trip to the server in seconds."""

@@ -49,7 +49,8 @@ _STAGES = list(Stage)
 _encode = msgspec.json.Encoder().encode
 _GO_ON = """
 import pickle, sys
-from simulated import board_for, replay, restore
+from signal_server.core.state import restore
+from simulated import board_for, replay
 seed, state, journal = pickle.load(sys.stdin.buffer)
 board = board_for(seed)
 restore(board, state)

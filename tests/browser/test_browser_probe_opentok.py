@@ -213,10 +213,11 @@ def test_the_shape_of_updates_and_results_of_two_at_once(page: Page) -> None:
         assert len(run["updates"]) == 5, name
         audio, video = run["results"]["audio"], run["results"]["video"]
         assert set(audio) == {
-            *("supported", "bitrate", "packetLossRatio", "mos", "rating", "roundTripTime"),
+            *("supported", "cause", "bitrate", "packetLossRatio", "mos", "rating"),
+            "roundTripTime",
         }
         assert set(video) == {
-            *("supported", "bitrate", "frameRate", "packetLossRatio", "mos", "rating"),
+            *("supported", "cause", "bitrate", "frameRate", "packetLossRatio", "mos", "rating"),
             *("recommendedResolution", "recommendedFrameRate", "recommendedByAvailable"),
             *("availableOutgoingBitrate", "qualityLimitationReason"),
         }

@@ -48,7 +48,7 @@ class FakeServer {
       resume: { secret: `h${++this.secrets}`, window_s: 60 }, ping_interval_s: 10, limits: {},
       ...(resume && { from_seq: resume.last_seq + 1, replayed: 0, rooms: [], calls: [] }), ...fields,
     };
-    hello.answer(201, { ...answer, results: [] });
+    hello.answer(201, { results: [], ...answer });
     await settled();
     return hello;
   }
@@ -104,6 +104,16 @@ test("a WebSocket that cannot be opened is replaced by HTTP at once", async () =
   const hello = await server.greet();
   assert.deepEqual([hello.path, hello.body.type, hello.body.token], ["/v1/sessions", "hello", "t"]);
   assert.deepEqual([client.state, client.transport, transports], ["open", "http", ["http"]]);
+});
+
+test("what else answers a hello is heard, too", async () => {
+  const client = newClient({ transport: "http" });
+  const refused = [];
+  client.on("error", ({ code }) => refused.push(code));
+  await settle();
+  const results = [{ type: "error", id: 1, code: "forbidden", message: "not that room", retryable: false }];
+  await server.greet({ results });
+  assert.deepEqual([client.state, client.peer, refused], ["open", "me", ["forbidden"]]);
 });
 
 for (const opens of [true, false]) {

@@ -37,12 +37,16 @@ class Deployment:
     """A running compose project."""
 
     engine: Engine
+    home: Path
     folder: Path
     facts: dict[str, Any]
     """What the client machine found (tests/compose_call.py)."""
 
     def compose(self, *arguments: str) -> str:
         return _compose(self.engine, self.folder, *arguments)
+
+    def on_client(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        return _on_client(self.engine, self.home, *command)
 
     def secret(self, name: str) -> str:
         return (self.folder / "deploy/docker/secrets" / name).read_text()
@@ -75,17 +79,27 @@ def _check_out(folder: Path) -> None:
     subprocess.run([script, DOMAIN, SERVER_ADDRESS], check=True, capture_output=True)
 
 
+def _on_client(
+    engine: Engine, home: Path, *command: str | Path, given: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments on the client machine, which trusts the proxy's CA."""
+    trust = {"SSL_CERT_FILE": str(home / "ca.pem"), "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    return subprocess.run(
+        engine.client(sys.executable, *command, hosts=home / "hosts"),
+        input=given,
+        env=os.environ | trust,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def _call(engine: Engine, folder: Path, home: Path) -> dict[str, Any]:
     """tests/compose_call.py on the client machine."""
-    authority = home / "ca.pem"
-    authority.write_text(
-        _compose(
-            *(engine, folder, "exec", "-T", "proxy"),
-            *("cat", "/data/caddy/pki/authorities/local/root.crt"),
-        )
-    )
-    hosts = home / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost\n{SERVER_ADDRESS} {DOMAIN}\n")
+    authority = ("cat", "/data/caddy/pki/authorities/local/root.crt")
+    (home / "ca.pem").write_text(_compose(engine, folder, "exec", "-T", "proxy", *authority))
+    (home / "hosts").write_text(f"127.0.0.1 localhost\n{SERVER_ADDRESS} {DOMAIN}\n")
     tokens = []
     for identity in ("alice", "bob"):
         command = ("exec", "-T", "server", "parley", "token", "create", "--identity", identity)
@@ -97,15 +111,8 @@ def _call(engine: Engine, folder: Path, home: Path) -> dict[str, Any]:
         "auth_token": (folder / "deploy/docker/secrets/auth_token").read_text(),
         "tokens": tokens,
     }
-    done = subprocess.run(
-        engine.client(sys.executable, ROOT / "tests" / "compose_call.py", hosts=hosts),
-        input=json.dumps(given),
-        env={**os.environ, "SSL_CERT_FILE": str(authority), "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    program = ROOT / "tests" / "compose_call.py"
+    done = _on_client(engine, home, program, given=json.dumps(given))
     logs = "" if done.returncode == 0 else _compose(engine, folder, "logs", "--tail", "40")
     assert done.returncode == 0, f"{done.stderr[-4000:]}\n{logs}"
     found: dict[str, Any] = json.loads(done.stdout)
@@ -129,7 +136,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             containers = _compose(engine, folder, "ps", "-q").split()
             assert len(containers) == 4
             docker_engine.wait_healthy(engine, containers, within_s=90)
-            yield Deployment(engine, folder, _call(engine, folder, home))
+            yield Deployment(engine, home, folder, _call(engine, folder, home))
         finally:
             _compose(engine, folder, "down", "--volumes", "--timeout", "2")
 
@@ -174,6 +181,19 @@ def test_the_agent_has_the_relay_under_control(deployment: Deployment) -> None:
     assert node["agent"]["software"].startswith("coturn ")
     assert node["agent"]["secrets_version"] >= 2
     assert node["agent"]["sent_bytes"] > 1_000
+
+
+def test_probe_and_doctor_find_nothing_wrong(deployment: Deployment) -> None:
+    parley = ("-m", "signal_server")
+    probed = deployment.on_client(*parley, "probe", "all", f"https://{DOMAIN}")
+    assert probed.returncode == 0, probed.stdout + probed.stderr
+    assert "Calls work well from here." in probed.stdout
+    secret = deployment.secret("turn_secret")
+    known = ("--secret", secret, "--realm", DOMAIN)
+    url = f"turn:{SERVER_ADDRESS}:3478"
+    examined = deployment.on_client(*parley, "turn", "doctor", url, *known)
+    assert examined.returncode == 0, examined.stdout + examined.stderr
+    assert "private addresses that were tried are denied" in examined.stdout
 
 
 def test_who_guesses_shuts_out_himself_and_not_the_proxy(deployment: Deployment) -> None:

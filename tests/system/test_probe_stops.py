@@ -1,6 +1,7 @@
 """`parley probe` stopped in each phase, and servers that go away in the middle of one.
 
-What was known by then is in the result, and it comes at once.
+What was known by then is in the result, and it comes at once. Each run has a network of its own, so
+a few go side by side.
 """
 
 from __future__ import annotations
@@ -13,29 +14,36 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
 import deployments as d
 import pytest
-from networks import Network, network
+from networks import LINK, Network, network
 from probe_faults import seen_by_check, terminal
 from rtc import is_root
 from two_networks import SERVER_ADDRESS
 
 ROOT = Path(__file__).parents[2]
 SILENT_PORT = 8099
-RUN_S = 60
+AT_ONCE = 4
+RUN_S = 90
 SOON_S = 8
 """For a stopped run to end: it says goodbye to servers; a loaded machine takes its time."""
+SOME_SECONDS_OF_A_CALL = 150_000
+"""Bytes."""
 pytestmark = [
     pytest.mark.root,
     pytest.mark.coturn,
     pytest.mark.skipif(not is_root(), reason="network namespaces need root"),
 ]
-Act = Callable[[d.Deployment, subprocess.Popen[str]], None]
+Act = Callable[[d.Deployment, "subprocess.Popen[str]"], None]
+QUALITY = ("quality-audio", "quality-video")
+RELAYS = ("turn udp", "turn tcp", "turn tls")
 
 
 @contextlib.contextmanager
@@ -72,87 +80,139 @@ def kill_relay(deployment: d.Deployment, _: subprocess.Popen[str]) -> None:
     deployment.turn.kill()
 
 
-def run(
-    home: Path,
-    deployment: Callable[[Path], AbstractContextManager[d.Deployment]],
-    moment: str,
-    act: Act,
-    strikes: Callable[[Network], AbstractContextManager[object]] | None = None,
-) -> tuple[int, dict[str, Any], float]:
-    """Exit code, JSON, and the seconds that the run went on after `act`, done at `moment`."""
-    with network(home) as link, deployment(home) as started, contextlib.ExitStack() as stack:
-        if strikes is not None:
-            stack.enter_context(strikes(link))
-        command = terminal(link, started)
-        child = stack.enter_context(
-            subprocess.Popen(command, cwd=ROOT, text=True, stdout=PIPE, stderr=PIPE)
-        )
-        assert child.stderr is not None
+def kill_relay_in_a_call(deployment: d.Deployment, child: subprocess.Popen[str]) -> None:
+    """Once sound and picture flow."""
+    enough = carried_bytes() + SOME_SECONDS_OF_A_CALL
+    deadline = time.monotonic() + RUN_S
+    while carried_bytes() < enough:
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.05)
+    kill_relay(deployment, child)
+
+
+def carried_bytes() -> int:
+    """To this side of the link."""
+    lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    (line,) = (line for line in lines if line.strip().startswith(f"{LINK}:"))
+    return int(line.split(":")[1].split()[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    name: str
+    moment: str
+    """The progress line after which `act` is done."""
+    act: Act = interrupt
+    deployment: Callable[[Path], AbstractContextManager[d.Deployment]] = d.whole
+    strikes: Callable[[Network], AbstractContextManager[object]] = lambda _: (
+        contextlib.nullcontext()
+    )
+    hit: tuple[str, ...]
+    """Checks that are aborted, or whose server went away."""
+    passed: tuple[str, ...] = ()
+
+
+INTERRUPTS = (
+    Case(name="api", deployment=silent_api, moment="..  api", hit=("api",)),
+    Case(
+        name="ws",
+        deployment=silent_region,
+        moment="ok  turn tls",
+        hit=("ws west",),
+        passed=("api", "ws here", *RELAYS),
+    ),
+    Case(
+        name="turn",
+        strikes=lambda link: link.drops("ip protocol udp"),
+        moment="ok  ws here",
+        hit=("turn udp",),
+        passed=("api", "ws here"),
+    ),
+    Case(
+        name="quality",
+        moment="..  quality-video",
+        hit=QUALITY,
+        passed=("api", "ws here", *RELAYS),
+    ),
+)
+DEATHS = (
+    Case(name="node in a call", moment="..  quality-video", act=kill_node, hit=QUALITY),
+    Case(
+        name="relay in a call",
+        moment="..  quality-video",
+        act=kill_relay_in_a_call,
+        hit=QUALITY,
+        passed=RELAYS,
+    ),
+    Case(
+        name="relay under its check",
+        moment="ok  turn udp",
+        act=kill_relay,
+        hit=("turn tcp", "turn tls"),
+        passed=("turn udp",),
+    ),
+)
+Outcome = tuple[int, dict[str, Any], float]
+
+
+def run(case: Case, home: Path) -> Outcome:
+    """Exit code, JSON, and the seconds that the run went on after `act`."""
+    with (
+        network(home) as link,
+        case.deployment(home) as deployment,
+        case.strikes(link),
+        subprocess.Popen(
+            terminal(link, deployment), cwd=ROOT, text=True, stdout=PIPE, stderr=PIPE
+        ) as child,
+    ):
         watchdog = threading.Timer(RUN_S, child.kill)
         watchdog.start()
+        assert child.stderr is not None
         try:
             progress = []
             for line in child.stderr:
                 progress.append(line)
-                if line.startswith(moment):
+                if line.startswith(case.moment):
                     break
             else:
-                pytest.fail(f"no {moment!r} in {progress}")
+                pytest.fail(f"no {case.moment!r} in {progress}")
+            case.act(deployment, child)
             acted = time.monotonic()
-            act(started, child)
             output, _ = child.communicate()
         finally:
             watchdog.cancel()
         return child.returncode, json.loads(output), time.monotonic() - acted
 
 
-@pytest.mark.parametrize(
-    ("deployment", "strikes", "moment", "stopped", "done"),
-    [
-        (silent_api, None, "..  api", {"api"}, set()),
-        (silent_region, None, "ok  turn tls", {"ws west"}, {"api", "ws here", "turn tls"}),
-        (
-            d.whole,
-            lambda link: link.drops("ip protocol udp"),
-            "ok  ws here",
-            {"turn udp"},
-            {"api", "ws here"},
-        ),
-        (
-            d.whole,
-            None,
-            "..  quality-video",
-            {"quality-audio", "quality-video"},
-            {"api", "ws here", "turn udp", "turn tcp", "turn tls"},
-        ),
-    ],
-    ids=["api", "ws", "turn", "quality"],
-)
-def test_an_interrupt_keeps_what_is_known(
-    deployment: Any, strikes: Any, moment: str, stopped: set[str], done: set[str], tmp_path: Path
-) -> None:
-    code, report, took_s = run(tmp_path, deployment, moment, interrupt, strikes)
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Outcome]]]:
+    """Of every case that is selected."""
+    items = [item for item in request.session.items if item.path == request.path]
+    cases = [item.callspec.params["case"] for item in items if hasattr(item, "callspec")]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {case.name: pool.submit(run, case, tmp_path_factory.mktemp("stop")) for case in cases}
+
+
+@pytest.mark.parametrize("case", INTERRUPTS, ids=lambda case: case.name)
+def test_an_interrupt_keeps_what_is_known(case: Case, outcomes: dict[str, Future[Outcome]]) -> None:
+    code, report, took_s = outcomes[case.name].result(RUN_S)
     seen = seen_by_check(report)
     assert (code, report["result"], report["text"]) == (3, "aborted", "The test was stopped.")
-    assert {name: seen[name] for name in stopped} == dict.fromkeys(stopped, "aborted aborted")
-    assert {name: seen[name] for name in done} == dict.fromkeys(done, "passed")
+    assert {name: seen[name] for name in case.hit} == dict.fromkeys(case.hit, "aborted aborted")
+    assert {name: seen[name] for name in case.passed} == dict.fromkeys(case.passed, "passed")
     assert took_s < SOON_S
 
 
-@pytest.mark.parametrize(
-    ("moment", "act", "gone"),
-    [
-        ("..  quality-video", kill_node, {"quality-audio", "quality-video"}),
-        ("..  quality-video", kill_relay, {"quality-audio", "quality-video"}),
-        ("ok  turn udp", kill_relay, {"turn tcp", "turn tls"}),
-    ],
-    ids=["node in the quality check", "relay in the quality check", "relay in the relay check"],
-)
+@pytest.mark.parametrize("case", DEATHS, ids=lambda case: case.name)
 def test_a_server_that_goes_away_is_said_to_have_gone(
-    moment: str, act: Act, gone: set[str], tmp_path: Path
+    case: Case, outcomes: dict[str, Future[Outcome]]
 ) -> None:
-    code, report, _ = run(tmp_path, d.whole, moment, act)
+    code, report, _ = outcomes[case.name].result(RUN_S)
     seen = seen_by_check(report)
-    assert (code, report["result"]) == (2, "failed"), seen
+    assert (code, report["result"]) == (2, "failed"), report
     assert report["text"] == "The server stopped answering during the test."
-    assert {name: seen[name] for name in gone} == dict.fromkeys(gone, "failed server_gone")
+    assert {name: seen[name] for name in case.hit} == dict.fromkeys(case.hit, "failed server_gone")
+    assert {name: seen[name] for name in case.passed} == dict.fromkeys(case.passed, "passed")

@@ -42,7 +42,10 @@ def _limit_options(command: _Command) -> _Command:
         click.option("--burst", type=int, help="Credentials at once."),
         click.option("--byte-quota", type=int, help="Relayed bytes of all its tokens."),
         click.option("--token-bytes", type=int, help="Relayed bytes of each token."),
+        click.option("--identity-bytes", type=int, help="Relayed bytes of one identity."),
         click.option("--allocations", type=int, help="Open relays of one identity."),
+        click.option("--hard-expiry", is_flag=True, help="Relays end with their credential."),
+        click.option("--bind-address", is_flag=True, help="Good where it was asked for only."),
         click.option("--own-secret", is_flag=True, help="A TURN secret of its own."),
     ):
         command = option(command)

@@ -71,8 +71,14 @@ class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     relays that are open are cut."""
     token_bytes: Annotated[int, Meta(ge=1)] | None = None
     """Relayed bytes of each token, after which its relays are cut."""
+    identity_bytes: Annotated[int, Meta(ge=1)] | None = None
+    """Relayed bytes of all credentials of one identity, after which its relays are cut."""
     allocations: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     """Relays that one identity may hold open; above, the newest is cut."""
+    hard_expiry: bool = False
+    """Whether relays end with their credential, also where it was not asked for."""
+    bind_address: bool = False
+    """Whether a client's credential is good only at the address that asked for it."""
     own_secret: bool = False
     """Whether its credentials are minted with a TURN secret of its own."""
 

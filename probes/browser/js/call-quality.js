@@ -134,11 +134,15 @@ async function watch(wish, link, seconds, passed) {
 async function sample({ durationS, onProgress }, { here, there }, seconds, passed, signal) {
   const began = performance.now();
   let before = await both(here, there);
+  // The round trip of the empty line, at first.
+  let leastMs = before[0].roundTripMs ?? Infinity;
   let silent = 0;
   for (let number = 1; number <= durationS; number = secondAfter(number, performance.now() - began)) {
     await pause(Math.max(0, began + number * EVERY_MS - performance.now()), signal);
     const after = await both(here, there);
-    const second = secondOf(before, after);
+    const tripMs = after[0].roundTripMs;
+    leastMs = Math.min(leastMs, tripMs ?? Infinity);
+    const second = { ...secondOf(before, after), queueMs: tripMs === null ? null : tripMs - leastMs };
     before = after;
     passed(performance.now() - began);
     seconds.push(second);
@@ -165,7 +169,7 @@ async function both(here, there) {
 /**
  * @param {[Figures, Figures | null]} before
  * @param {[Figures, Figures | null]} after
- * @returns {Second}
+ * @returns {Omit<Second, "queueMs">}
  */
 function secondOf([sentBefore, receivedBefore], [sent, received]) {
   const seconds = (sent.atMs - sentBefore.atMs) / 1000;

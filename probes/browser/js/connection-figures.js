@@ -113,8 +113,9 @@ const QUEUE_MS = 100;
  * @param {(number | null)[]} roundTripsMs
  */
 export function isQueueing(roundTripsMs) {
-  const told = roundTripsMs.filter((trip) => trip !== null);
-  return told.length > 0 && Math.max(...told) - Math.min(...told) >= QUEUE_MS;
+  const told = roundTripsMs.filter((trip) => trip !== null).sort((a, b) => a - b);
+  const median = told[Math.floor(told.length / 2)] ?? 0;
+  return median - (told[0] ?? 0) >= QUEUE_MS;
 }
 
 /**

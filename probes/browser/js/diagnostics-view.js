@@ -18,6 +18,7 @@ const SYMBOLS = {
   waiting: "dot", running: "run", passed: "check", warning: "warning", failed: "cross", skipped: "skip", aborted: "skip",
 };
 const QUALITY_S = 12;
+const UNKNOWN = "–";
 const KINDS = {
   bitrate: { title: "Bitrate", unit: "Mbit/s", least: 1000, format: inBits, tick: (/** @type {number} */ kbps) => short(kbps / 1000) },
   trip: { title: "Round trip", unit: "ms", least: 20, format: inMs, tick: short },
@@ -146,12 +147,12 @@ export class DiagnosticsView {
 function figureRow(finding) {
   const { name, state, region, target, figures = {} } = finding;
   const title = name === "turn" ? ROWS.find(({ id }) => id === rowOf(finding))?.title : name === "ws" && region ? `WebSocket, ${region}` : NAMES[name];
-  const known = (/** @type {number | undefined} */ value, /** @type {(value: number) => string} */ format) => (value === undefined ? "–" : format(value));
+  const known = (/** @type {number | undefined} */ value, /** @type {(value: number) => string} */ format) => (value === undefined ? UNKNOWN : format(value));
   const isMedia = name.startsWith("quality-") && figures.mos;
   const why = isMedia ? `MOS ${figures.mos?.toFixed(1)}, ${inBits(figures.bitrate_kbps ?? 0)}` : state === "passed" ? "" : lineOfOne(rowOf(finding), finding);
   const result = [STATE_WORDS[state], why].filter(Boolean).join(": ");
   const cells = /** @type {[string, string, boolean][]} */ ([
-    ["Host", target ?? "–", false],
+    ["Host", target ?? UNKNOWN, false],
     ["Result", result, false],
     ["Connects in", known(figures.connect_ms, inMs), true],
     ["Round trip", known(figures.round_trip_ms, inMs), true],
@@ -163,6 +164,7 @@ function figureRow(finding) {
     const cell = element("td", { textContent: text, className: isFigure ? "figure" : "" });
     cell.setAttribute("role", "cell");
     cell.dataset.label = label;
+    if (text === UNKNOWN) cell.dataset.unknown = "";
     return cell;
   })]);
   row.setAttribute("role", "row");

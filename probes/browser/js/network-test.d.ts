@@ -95,8 +95,11 @@ export interface AudioResults {
   /** The score is 2.4 or better. */
   supported: boolean;
   reason?: string;
-  /** Why it is not supported: `high_loss`, where packets are lost and none had to wait, else `bandwidth_too_low`. */
-  cause?: Reason;
+  /**
+   * What is not good about it: `high_loss` or `high_delay` on a line where nothing has to wait, else
+   * `bandwidth_too_low`; "" is nothing.
+   */
+  cause: Reason;
   /** Bits per second that came back. */
   bitrate: number;
   /** 0 to 1, of the worse way. */

@@ -171,6 +171,8 @@ export interface QualityOptions {
 export interface QualitySecond {
   secondsElapsed: number;
   roundTripMs: number | null;
+  /** What the round trip is longer than on the empty line. */
+  queueMs: number | null;
   sendLoss: number | null;
   recvLoss: number | null;
   availableBps: number | null;

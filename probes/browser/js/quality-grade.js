@@ -13,6 +13,7 @@ import { isQueueing } from "./connection-figures.js";
 /**
  * @typedef {object} Second of a running test; null: not told
  * @property {number | null} roundTripMs
+ * @property {number | null} queueMs more than on the empty line
  * @property {number | null} sendLoss
  * @property {number | null} recvLoss
  * @property {number | null} availableBps
@@ -92,7 +93,7 @@ function graded(loss, tripMs, bps, { avgAvailableOutgoingBitrate }, seconds) {
   ]);
   const worst = Math.max(...grades.map(([, number]) => number));
   const reason = (worst && grades.find(([, number]) => number === worst)?.[0]) || "";
-  const isLoss = reason === "bandwidth_too_low" && grade(loss, LOSS, 1) > 0 && !isQueueing(all(seconds, "roundTripMs"));
+  const isLoss = reason === "bandwidth_too_low" && grade(loss, LOSS, 1) > 0 && !isQueueing([0, ...all(seconds, "queueMs")]);
   return { result: GRADES[worst] ?? "bad", reason: isLoss ? "high_loss" : reason };
 }
 

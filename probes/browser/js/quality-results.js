@@ -17,6 +17,7 @@ import { isSteady, rate, windowRate } from "./samples.js";
 /** @typedef {import("./connection-figures.js").KindFigures} KindFigures */
 /** @typedef {Figures & {width: number, height: number}} Reading of one moment */
 /** @typedef {"audio" | "video"} Kind */
+/** @typedef {import("./reasons.js").Reason} Reason */
 /** @typedef {import("./network-test.d.ts").AudioResults} AudioResults */
 /** @typedef {import("./network-test.d.ts").VideoResults} VideoResults */
 /** @typedef {import("./verdict.js").CheckResult} CheckResult */
@@ -84,7 +85,8 @@ export function audioResults(readings, windowS) {
   const supported = mos >= AUDIO_MIN_MOS;
   return {
     supported,
-    ...(supported ? {} : { reason: TOO_LOW, cause: causeOf(readings, lossRatio) }),
+    ...(supported ? {} : { reason: TOO_LOW }),
+    cause: causeOf(readings, lossRatio, supported),
     bitrate: Math.round(bitrateBps),
     packetLossRatio: lossRatio,
     mos,
@@ -103,7 +105,8 @@ export function videoResults(readings, windowS) {
   const supported = advised.resolution !== null;
   return {
     supported,
-    ...(supported ? {} : { reason: TOO_LOW, cause: causeOf(readings, lossRatio) }),
+    ...(supported ? {} : { reason: TOO_LOW }),
+    cause: causeOf(readings, lossRatio, supported),
     bitrate: Math.round(bitrateBps),
     frameRate: Math.round(frameRate * 10) / 10,
     packetLossRatio: lossRatio,
@@ -118,14 +121,21 @@ export function videoResults(readings, windowS) {
 }
 
 /**
- * The original knows one reason, a bandwidth that is too low; its cause may be another.
+ * What is not good about it. The original knows one reason, a bandwidth that is too low; but what is
+ * lost or late while nothing waits in a queue has another cause.
  * @param {Reading[]} readings
  * @param {number} lossRatio
- * @returns {"high_loss" | "bandwidth_too_low"}
+ * @param {boolean} supported
+ * @returns {Reason}
  */
-function causeOf(readings, lossRatio) {
-  const isLoss = lossRatio > HIGH_LOSS && !isQueueing(readings.map(({ roundTripMs }) => roundTripMs));
-  return isLoss ? "high_loss" : "bandwidth_too_low";
+function causeOf(readings, lossRatio, supported) {
+  const trips = readings.map(({ roundTripMs }) => roundTripMs);
+  const isLossy = lossRatio > HIGH_LOSS;
+  const isLate = (trips.at(-1) ?? 0) > HIGH_DELAY_MS;
+  if (supported && !isLossy && !isLate) return "";
+  if (isQueueing(trips)) return "bandwidth_too_low";
+  if (isLossy) return "high_loss";
+  return supported ? "high_delay" : "bandwidth_too_low";
 }
 
 /**
@@ -164,28 +174,20 @@ export function hasSettled(readings, kind) {
  * @returns {CheckResult[]}
  */
 export function checksOf(audio, video, region) {
-  const trip = audio.roundTripTime;
-  const sound = audio.supported ? graded(audio, trip) : failed(audio);
   const isTested = video.bitrate !== undefined;
   const isLittle = carriedBps(video.bitrate ?? 0, video.availableOutgoingBitrate ?? null) < LITTLE_BPS;
-  const picture = !video.supported ? failed(video) : isLittle ? little() : graded(video, trip);
+  const picture = { ...video, cause: video.cause || (isLittle ? "bandwidth_too_low" : "") };
+  const skipped = { state: /** @type {const} */ ("skipped"), reason: /** @type {const} */ ("no_camera") };
   return [
-    { name: "quality-audio", region, ...sound },
-    { name: "quality-video", region, ...(isTested ? picture : /** @type {const} */ ({ state: "skipped", reason: "no_camera" })) },
+    { name: "quality-audio", region, ...graded(audio) },
+    { name: "quality-video", region, ...(isTested ? graded(/** @type {VideoResults} */ (picture)) : skipped) },
   ];
 }
 
-/** @param {{cause?: import("./reasons.js").Reason}} results */
-const failed = ({ cause = "bandwidth_too_low" }) => ({ state: /** @type {const} */ ("failed"), reason: cause });
-const little = () => /** @type {const} */ ({ state: "warning", reason: "bandwidth_too_low" });
-
 /**
- * @param {{packetLossRatio?: number | undefined}} results
- * @param {number | null} tripMs
- * @returns {{state: import("./reasons.js").State, reason: import("./reasons.js").Reason}}
+ * @param {{supported: boolean, cause?: Reason}} results
+ * @returns {{state: import("./reasons.js").State, reason: Reason}}
  */
-function graded({ packetLossRatio = 0 }, tripMs) {
-  if (packetLossRatio > HIGH_LOSS) return { state: "warning", reason: "high_loss" };
-  if ((tripMs ?? 0) > HIGH_DELAY_MS) return { state: "warning", reason: "high_delay" };
-  return { state: "passed", reason: "" };
+function graded({ supported, cause = "" }) {
+  return { state: !supported ? "failed" : cause ? "warning" : "passed", reason: cause };
 }

@@ -86,8 +86,12 @@ async function phase(scene, stream, name) {
   const { platform, api, run } = scene;
   const publishing = await publish(platform, api, stream, run.signal);
   try {
+    // The round trip of the empty line, before media fills it.
+    const { roundTripMs } = await readingOf(publishing.pc);
     await subscribed(publishing.pc, stream, run.signal);
-    return { readings: await watched(scene, publishing.pc, stream, name), transport: publishing.transport };
+    const [first, ...rest] = await watched(scene, publishing.pc, stream, name);
+    const readings = [{ .../** @type {Reading} */ (first), roundTripMs }, ...rest];
+    return { readings, transport: publishing.transport };
   } finally {
     await publishing.close();
   }

@@ -10,7 +10,7 @@ import { openLoop } from "./relayed-link.js";
 import { openServerLink, UNCARRIED } from "./server-link.js";
 import { probeError } from "./settle.js";
 
-/** @typedef {import("./settle.js").lane} lane */
+/** @typedef {ReturnType<typeof import("./settle.js").lane>} Lane */
 /** @typedef {import("./verdict.js").Transport} Transport */
 /** @typedef {import("./parley-probes.d.ts").TransportResult} TransportResult */
 /**
@@ -20,7 +20,7 @@ import { probeError } from "./settle.js";
  * @property {typeof RTCPeerConnection} Connection
  * @property {import("./settle.js").Run} run
  * @property {MediaStreamTrack | null} track
- * @property {ReturnType<typeof lane>} inTurn packets of one transport at a time: all at once are too much for a narrow line
+ * @property {Lane} inTurn packets of one transport at a time: all at once are too much for a narrow line
  */
 
 const SERVER_PACKETS = 10;

@@ -179,6 +179,9 @@ function noRelay(results, failed) {
   const state = direct ? "warning" : "failed";
   const meaning = direct ? "Calls work only with people who can be reached directly." : "Most calls from here will fail.";
   const reasons = failed.map(({ reason }) => reason ?? "");
+  if (reasons.every((reason) => reason === "unsupported")) {
+    return verdict("failed", "This browser cannot make calls.", "It lacks WebRTC, or an extension turned it off; try another browser.");
+  }
   if (reasons.every((reason) => CREDENTIALS.has(reason))) {
     return verdict(state, "The relay does not accept the server's credentials.", toOperator(meaning));
   }

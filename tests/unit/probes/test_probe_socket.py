@@ -14,8 +14,9 @@ from probes.socket import MAX_FRAMES, ProbeSocket
 class Line:
     """What the endpoint did to a connection."""
 
-    def __init__(self, endpoint: ProbeSocket) -> None:
+    def __init__(self, endpoint: ProbeSocket, query: str = "") -> None:
         self.endpoint_state: Any = None
+        self.query = query
         self.sent: list[dict[str, Any]] = []
         self.code: int | None = None
         self._endpoint = endpoint
@@ -43,6 +44,18 @@ def test_it_says_who_it_is_and_repeats_the_nonce() -> None:
     ]
     line.say(type="bye")
     assert line.code == 1000
+
+
+def test_a_nonce_of_the_query_is_in_the_first_hello() -> None:
+    line = Line(ProbeSocket("eu", "n1"), "other=1&nonce=a%20b&nonce=c")
+    assert line.sent == [{"type": "hello", "nonce": "a b", "region": "eu", "node": "n1"}]
+    assert Line(ProbeSocket("eu", "n1"), f"nonce={'x' * 64}").code is None
+
+
+@pytest.mark.parametrize("query", [f"nonce={'x' * 65}", "&".join("a=1" for _ in range(99))])
+def test_a_query_that_is_too_long_ends_it(query: str) -> None:
+    line = Line(ProbeSocket("eu", "n1"), query)
+    assert (line.sent, line.code) == ([], 4505)
 
 
 def test_pongs_of_a_client_are_ignored() -> None:

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from msgspec import Struct
+from msgspec import Raw, Struct
 from switchboard_driver import Driver, candidate, sdp
 
 from signal_server.core import state
@@ -19,7 +19,7 @@ from signal_server.core.inputs import Asked, Opened, Removed, Tell
 from signal_server.core.state import StateError, capture, pack, restore, unpack
 from signal_server.core.switchboard import Switchboard
 
-PINNED = ""
+PINNED = "ab2c651e7ef2e695b1a78185bbe41ec3ae4cecbaea12fe795651552a19dc607e"
 """Of the fields of all classes that a state is made of. Other fields: raise `state.FORMAT`, so that
 nodes of both versions do not read each other's states, and then change this."""
 
@@ -73,7 +73,7 @@ def shape_of(found: object) -> list[str]:
         return [member.name for member in found]
     if is_dataclass(found):
         return [each.name for each in fields(found)]
-    return list(getattr(found, "_fields", None) or getattr(found, "__slots__", ()))
+    return list(getattr(found, "_fields", ()) or getattr(found, "__slots__", ()))
 
 
 def test_the_format_is_the_fields_of_its_classes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_inputs_travel_whole() -> None:
     opened = busy_hello()
     again = unpack(pack(opened))
     assert again == opened
-    asked = Asked(ticket=1, account="a", question=Tell(room="r", data=opened.hello.data))
+    asked = Asked(ticket=1, account="a", question=Tell(room="r", data=Raw(b"[1]")))
     assert unpack(pack(asked)) == asked
 
 

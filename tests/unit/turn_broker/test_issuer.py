@@ -137,6 +137,14 @@ def test_an_account_bounds_what_it_gets() -> None:
     record = asyncio.run(world.fleet.token(grant.id))
     assert record is not None
     assert record.terms == Terms(max_bytes=1000, max_allocations=3)
+    bytes_ = AccountLimits(identity_bytes=5, byte_quota=6, hard_expiry=True, bind_address=True)
+    for grants, bound in ((None, None), (Grants(), "::1")):
+        other = World(bytes_)
+        grant = granted(other.issue(grants=grants))
+        record = asyncio.run(other.fleet.token(grant.id))
+        assert record is not None
+        expected = Terms(hard_expiry=True, identity_bytes=5, account_bytes=6, address=bound)
+        assert record.terms == expected
     assert refused(world.issue(Wishes(ttl=601))).code == "bad_request"
     assert refused(world.issue(Wishes(region="eu"))).code == "forbidden"
     assert granted(world.issue(Wishes(ttl=60, region="us"))).ttl == 60

@@ -1,0 +1,376 @@
+"""Several nodes and one journal in virtual time, for the clients of `simulated`.
+
+The pure parts are real (`Replica`, `Link`, entries through their encoding); what the asyncio parts
+do with Redis is acted out: batches and parcels take time, come twice or not at all, homes read
+late, nodes are killed, freeze and come back, and states are saved now and then.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from simulated import Link as ClientLink
+from simulated import SimClient, World, board_for
+
+from signal_server.backplane.entries import (
+    Batch,
+    Claimed,
+    Entry,
+    Item,
+    Kind,
+    Lost,
+    Parcel,
+    Tick,
+    decode_entry,
+    decode_parcels,
+    encode,
+)
+from signal_server.backplane.link import Fate, Link
+from signal_server.backplane.replica import Outcome, Replica
+from signal_server.client_session import ClientSession
+from signal_server.core import inputs
+from signal_server.wire import messages as wire
+from signal_server.wire.codec import Refusal, decode
+
+ACCOUNT = "a"
+LEASE_S = 2.0
+MISSED_S = 3.0
+"""A node that gave no sign for that long is lost."""
+NODES = 3
+
+
+@dataclass
+class Journal:
+    """What is in Redis."""
+
+    entries: list[tuple[int, bytes]] = field(default_factory=list)
+    """Milliseconds, and an encoded entry."""
+    epoch: int = 0
+    holder: str = ""
+    lease_ends: float = 0.0
+    saved: tuple[bytes | None, int] = (None, 0)
+    """A state, and how many entries are in it."""
+
+    def append(self, now: float, entries: list[Entry]) -> None:
+        self.entries += [(int(now * 1000), encode(entry)) for entry in entries]
+
+
+class Home:
+    """One account's replica on a node."""
+
+    def __init__(self, node: Node, epoch: int) -> None:
+        self.node = node
+        self.holder = f"{node.name} {epoch}"
+        self.is_behind = True
+        self.is_over = False
+        journal = node.cluster.journal
+        self.claimed_at = len(journal.entries)
+        """The claim is the last entry."""
+        self.replica = Replica(ACCOUNT, board_for(node.cluster.seed), 64)
+        state, self.position = journal.saved
+        if state is not None:
+            self.replica.restore(state)
+        self._again()
+
+    def _again(self) -> None:
+        cluster = self.node.cluster
+        cluster.time.after(cluster.dice.uniform(0.001, 0.05), self._read)
+
+    def _read(self) -> None:
+        node, cluster = self.node, self.node.cluster
+        if node.is_dead or self.is_over:
+            return
+        if node.thaws_at > cluster.time.now:
+            cluster.time.after(node.thaws_at - cluster.time.now, self._read)
+            return
+        journal = cluster.journal
+        if journal.holder == self.holder:
+            journal.lease_ends = cluster.time.now + LEASE_S
+        for unix_ms, octets in journal.entries[self.position :]:
+            self.position += 1
+            self._carry_out(self.replica.apply(decode_entry(octets), unix_ms))
+            if self.position >= self.claimed_at:
+                self.is_behind = False
+            if not self.is_behind and self.replica.home != node.name:
+                self.is_over, node.home = True, None
+                return
+        if not self.is_behind:
+            self._look_after()
+        self._again()
+
+    def _look_after(self) -> None:
+        cluster = self.node.cluster
+        journal, now = cluster.journal, cluster.time.now
+        due = self.replica.next_deadline()
+        if due is not None and due <= now:
+            journal.append(now, [Tick()])
+        for name in self.replica.nodes():
+            if cluster.silent_since.get(name, now) + MISSED_S <= now:
+                journal.append(now, [Lost(name)])
+        if journal.holder == self.holder and cluster.dice.random() < 0.02:
+            journal.saved = (self.replica.capture(), self.position)
+
+    def hand_over(self) -> None:
+        """As a node that is stopped does."""
+        journal = self.node.cluster.journal
+        if journal.holder == self.holder and not self.is_behind:
+            journal.saved = (self.replica.capture(), self.position)
+            journal.lease_ends = 0.0
+            self.is_over, self.node.home = True, None
+
+    def _carry_out(self, outcome: Outcome) -> None:
+        assert outcome.failures == []
+        cluster = self.node.cluster
+        for name, parcel in outcome.parcels:
+            (parcel,) = decode_parcels(encode([parcel]))
+            if name == self.node.name:
+                self.node.deliver(parcel)
+            else:
+                cluster.dispatch(self.node, name, parcel)
+
+
+class Node:
+    """A process: the connections of some clients, and perhaps the home."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.is_dead = False
+        self.thaws_at = 0.0
+        self.home: Home | None = None
+        self.connections: dict[int, ClientLink] = {}
+        self.link = self._new_link()
+        self._is_writing = False
+        self._watch()
+
+    def _new_link(self) -> Link:
+        return Link(self.cluster.dice.getrandbits(31), ACCOUNT, self.name)
+
+    def when_awake(self, do: Callable[[], None]) -> None:
+        """Now, or when the node has thawed; never on a dead one."""
+        time = self.cluster.time
+        if self.is_dead:
+            return
+        if self.thaws_at > time.now:
+            time.after(self.thaws_at - time.now, lambda: self.when_awake(do))
+        else:
+            do()
+
+    # From clients ---------------------------------------------------------------------------
+
+    def hears(self, link: ClientLink, text: str) -> None:
+        message = decode(text, 64)
+        assert not isinstance(message, Refusal)
+        if isinstance(message, wire.Hello):
+            self.connections[link.number] = link
+            self.link.submit(self.cluster.greeting(link, message))
+        elif link.number in self.connections:
+            self.link.say(link.number, text)
+        self._write_soon()
+
+    def loses(self, link: ClientLink) -> None:
+        if self.connections.pop(link.number, None) is not None:
+            self.link.submit(inputs.Closed(link.number, "connection_lost"))
+            self._write_soon()
+
+    # To clients -----------------------------------------------------------------------------
+
+    def deliver(self, parcel: Parcel) -> None:
+        if self.is_dead or parcel.link != self.link.number:
+            return
+        heard = self.link.hear(parcel)
+        if isinstance(heard, Fate):
+            self.cut()
+            return
+        for item in heard:
+            self._speak(item)
+        self._write_soon()
+
+    def _speak(self, item: Item) -> None:
+        link = self.connections.get(item[1])
+        if link is None:
+            return
+        if item[0] == Kind.SEND:
+            link.to_client(item[3])
+        elif item[0] == Kind.CLOSE:
+            link.cut()
+
+    def cut(self) -> None:
+        """Its clients must resume, on a new link."""
+        self.cluster.cuts += 1
+        gone, self.connections = self.connections, {}
+        old, self.link = self.link, self._new_link()
+        # A hole on purpose: the home gives up what it knows of that link.
+        farewell = Batch(old.number, self.name, old.taken + 2, "", [])
+        self.cluster.journal.append(self.cluster.time.now, [farewell])
+        for link in gone.values():
+            link.cut()
+
+    # The courier ----------------------------------------------------------------------------
+
+    def _write_soon(self) -> None:
+        if not self._is_writing and self.link.has_news:
+            self._is_writing = True
+            self.cluster.time.after(
+                self.cluster.dice.uniform(0.0, 0.01), lambda: self.when_awake(self._take)
+            )
+
+    def _take(self) -> None:
+        link, dice, time = self.link, self.cluster.dice, self.cluster.time
+        seen, link.seen = link.seen, None
+        batch = link.take(f"f{next(self.cluster.marks)}")
+        entries: list[Entry] = [each for each in (seen, batch) if each is not None]
+        journal = self.cluster.journal
+
+        def land() -> None:
+            # A request that is under way arrives even though its sender is dead.
+            journal.append(time.now, entries)
+
+        def landed() -> None:
+            self._is_writing = False
+            if not self.is_dead:
+                self._write_soon()
+
+        time.after(dice.uniform(0.001, 0.02), land)
+        if dice.random() < 0.05:
+            # Its answer was lost, so it is written again.
+            time.after(dice.uniform(0.02, 0.1), land)
+            time.after(0.1, landed)
+        else:
+            time.after(0.02, landed)
+
+    # The home -------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        if self.is_dead:
+            return
+        time, journal = self.cluster.time, self.cluster.journal
+        is_wanted = bool(self.connections) or self.link.is_waiting or self.link.has_news
+        is_awake = self.thaws_at <= time.now
+        if is_awake and self.home is None and is_wanted and journal.lease_ends <= time.now:
+            journal.epoch += 1
+            journal.append(time.now, [Claimed(self.name, journal.epoch)])
+            journal.lease_ends = time.now + LEASE_S
+            self.home = Home(self, journal.epoch)
+            journal.holder = self.home.holder
+            self.cluster.claims += 1
+        time.after(self.cluster.dice.uniform(0.1, 0.25), self._watch)
+
+
+class Cluster(World):
+    """Clients come to any node; faults are drawn from the seed."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.journal = Journal()
+        self.silent_since: dict[str, float] = {}
+        """Nodes that are dead or frozen."""
+        self.cuts = self.claims = self.faults = 0
+        self._names = itertools.count(1)
+        self._at: dict[int, Node] = {}
+        self._arrives_at: dict[str, float] = {}
+        self.nodes = [self._new_node() for _ in range(NODES)]
+
+    @property
+    def home(self) -> Home | None:
+        """The one that holds the lease."""
+        homes = [node.home for node in self.nodes if node.home is not None]
+        return next((home for home in homes if home.holder == self.journal.holder), None)
+
+    def deadlines(self) -> None:
+        """The home's business; faults instead."""
+        self.time.after(3, self.break_something)
+
+    def move(self) -> None:
+        """Homes do it."""
+
+    # Nodes ----------------------------------------------------------------------------------
+
+    def _new_node(self) -> Node:
+        return Node(self, f"n{next(self._names)}")
+
+    def dispatch(self, sender: Node, name: str, parcel: Parcel) -> None:
+        """In order, late, and some of it twice."""
+        node = next((each for each in self.nodes if each.name == name), None)
+        if node is None:
+            return
+        at = max(self._arrives_at.get(name, 0.0), self.time.now + self.dice.uniform(0.001, 0.03))
+        self._arrives_at[name] = at
+        self.time.after(at - self.time.now, lambda: node.when_awake(lambda: node.deliver(parcel)))
+        if self.dice.random() < 0.02:
+            again = at - self.time.now + self.dice.uniform(0, 1)
+            self.time.after(again, lambda: node.when_awake(lambda: node.deliver(parcel)))
+
+    def break_something(self) -> None:
+        if not self.is_busy:
+            return
+        self.faults += 1
+        node = self.dice.choice(self.nodes)
+        fault = self.dice.choice([self._kill, self._freeze, self._lose_parcels, self._stop])
+        fault(node)
+        self.time.after(self.dice.expovariate(1 / 5), self.break_something)
+
+    def _kill(self, node: Node) -> None:
+        node.is_dead = True
+        self.silent_since[node.name] = self.time.now
+        self.nodes.remove(node)
+        gone, node.connections = node.connections, {}
+        for link in gone.values():
+            link.cut()
+        self.nodes.append(self._new_node())
+
+    def _freeze(self, node: Node) -> None:
+        seconds = self.dice.uniform(0.5, 8)
+        node.thaws_at = self.time.now + seconds
+        self.silent_since[node.name] = self.time.now
+        self.time.after(seconds, lambda: self.silent_since.pop(node.name, None))
+
+    def _lose_parcels(self, node: Node) -> None:
+        """There were too many for it."""
+        if node.home is None:
+            node.link.hear(Parcel(ACCOUNT, node.link.number, 0, 0, 0, []))
+            node.cut()
+
+    def _stop(self, node: Node) -> None:
+        """Gracefully."""
+        if node.home is not None and node.thaws_at <= self.time.now:
+            node.home.hand_over()
+
+    # Clients' connections -------------------------------------------------------------------
+
+    def link(self, client: SimClient) -> ClientLink:
+        link = super().link(client)
+        self._at[link.number] = self.dice.choice(self.nodes)
+        return link
+
+    def server_hears(self, link: ClientLink, text: str) -> None:
+        node = self._at.get(link.number)
+        if node is not None:
+            node.when_awake(lambda: node.hears(link, text))
+
+    def server_notices(self, link: ClientLink) -> None:
+        self._links.pop(link.number, None)
+        node = self._at.pop(link.number, None)
+        if node is not None:
+            node.when_awake(lambda: node.loses(link))
+
+    def greeting(self, link: ClientLink, hello: wire.Hello) -> inputs.Input:
+        fresh = f"{self.seed}-{next(self.marks)}"
+        permit = inputs.Permit(account=ACCOUNT, identity=link.client.name, may_turn=False)
+        admission = inputs.Admission(permit=permit, token_life_s=1e6, resume_secret=f"x{fresh}")
+        if hello.resume is not None:
+            return inputs.Resumed(connection=link.number, admission=admission, resume=hello.resume)
+        self.unheard.add(f"p{fresh}")
+        return inputs.Opened(
+            connection=link.number,
+            admission=admission,
+            session=f"s{fresh}",
+            peer=f"p{fresh}",
+            hello=hello,
+        )
+
+    def lost_session(self, session: ClientSession, code: str) -> None:
+        """Declared."""
+        self.history.gap(session.peer)
