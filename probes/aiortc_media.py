@@ -155,7 +155,7 @@ def send_again_once(sender: RTCRtpSender) -> None:
 
 
 async def close(pc: RTCPeerConnection) -> None:
-    """Closes a connection; a relay that is gone is not waited for, as aioice would a minute long."""
+    """Closes a connection; aioice would wait a minute for a relay that is gone."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_S):
             await pc.close()

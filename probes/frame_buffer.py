@@ -25,7 +25,10 @@ class VideoFrames:
         """The first number that is not done with."""
 
     def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
-        """Whether a picture was lost just now, and the first frame that is whole."""
+        """Whether a picture was lost just now, and the first frame that is whole.
+
+        A packet brings one frame at most: frames of one packet each stay late after a wait.
+        """
         if self._next is None:
             self._next = packet.sequence_number
         number = self._next + _signed(packet.sequence_number - self._next, 16)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import msgspec
 from msgspec import UNSET, Raw
 
+from signal_server.client_addresses import Addresses
 from signal_server.client_calls import Call, Calls
 from signal_server.client_connect import ClientSettings
 from signal_server.client_line import Line, Token
@@ -41,11 +42,14 @@ class SignalingClient:
     here. `Resumed` says that a lost connection was replaced and nothing is missing; `SessionLost`,
     followed by a `Welcome`, that the session is another: peer ids and calls are void, the room is
     entered again (an `Error` then says that it could not be).
+
+    Of several URLs of one deployment the nearest is used, by `/v1/probes/ping`, and the next one
+    while it fails.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         token: Token,
         *,
         room: str | None = None,
@@ -55,7 +59,8 @@ class SignalingClient:
     ) -> None:
         self.settings = settings or ClientSettings()
         self.roster = Roster()
-        self._line = Line(url, token, features, self.settings, self._take)
+        addresses = Addresses(url)
+        self._line = Line(addresses, token, features, self.settings, self._take)
         self._calls = Calls(self._line.request, lambda: self.peer)
         self._room = room
         self._data = data

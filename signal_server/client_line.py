@@ -19,6 +19,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from signal_server.client_addresses import Addresses
 from signal_server.client_connect import ClientSettings, open_session
 from signal_server.client_session import Arrival, ClientSession, SessionLost
 from signal_server.client_wire import (
@@ -68,7 +69,7 @@ class Line:
 
     def __init__(
         self,
-        url: str,
+        addresses: Addresses,
         token: Token,
         features: Sequence[str],
         settings: ClientSettings,
@@ -80,7 +81,7 @@ class Line:
         self.ended: SignalingError | None = None
         """Why the server, or the network, wants no connection any more."""
         self._is_closed = False
-        self._url = url
+        self._addresses = addresses
         self._token = token
         self._features = list(features)
         self._settings = settings
@@ -178,11 +179,21 @@ class Line:
     # Connections -----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect and begin a session, or take up the present one."""
+        """Connect and begin a session, or take up the present one, at the first address that does
+        it."""
+        while True:
+            url = await self._addresses.nearest()
+            try:
+                return await self._open(url)
+            except SignalingError as no:
+                if not no.retryable or not self._addresses.failed():
+                    raise
+
+    async def _open(self, url: str) -> None:
         former = self.session if self._connections else None
         resume = former.resume() if former is not None else None
         hello = wire.Hello(token=await self._fresh_token(), features=self._features, resume=resume)
-        opened = await open_session(self._url, hello, self._settings)
+        opened = await open_session(url, hello, self._settings)
         self.socket = opened.socket
         self._connections += 1
         greeting = opened.greeting
@@ -206,6 +217,7 @@ class Line:
                 if not lost.retryable:
                     raise lost
                 _log.info("connection lost, code %s", lost.code)
+                self._addresses.lost()
                 await self._reconnect()
         except SignalingError as final:
             self.ended = final
@@ -328,6 +340,7 @@ class Line:
         wait = min(soonest + spread, max(soonest, order.deadline_ms / 1000))
         self._not_before = asyncio.get_running_loop().time() + wait
         await asyncio.sleep(wait)
+        self._addresses.sent_away(order.url)
         await socket.close(CloseCode.GO_AWAY)
 
     async def _refresh(self) -> None:

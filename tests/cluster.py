@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from simulated import Link as ClientLink
-from simulated import SimClient, World, board_for
+from simulated import WINDOW_S, SimClient, World, board_for
 
 from signal_server.backplane.entries import (
     Batch,
@@ -39,6 +39,8 @@ LEASE_S = 2.0
 MISSED_S = 3.0
 """A node that gave no sign for that long is lost."""
 NODES = 3
+SLACK_S = 2.0
+"""Between the last word of a client and the moment at which its loss is noticed."""
 
 
 @dataclass
@@ -125,6 +127,7 @@ class Home:
         cluster = self.node.cluster
         for name, parcel in outcome.parcels:
             (parcel,) = decode_parcels(encode([parcel]))
+            cluster.look_at(parcel)
             if name == self.node.name:
                 self.node.deliver(parcel)
             else:
@@ -270,6 +273,10 @@ class Cluster(World):
         self.cuts = self.claims = self.faults = 0
         self._names = itertools.count(1)
         self._at: dict[int, Node] = {}
+        self._resuming: dict[int, str] = {}
+        """Sessions by the connection that asked for them."""
+        self._spoke_at: dict[str, float] = {}
+        """By session."""
         self._arrives_at: dict[str, float] = {}
         self.nodes = [self._new_node() for _ in range(NODES)]
 
@@ -346,7 +353,9 @@ class Cluster(World):
         return link
 
     def server_hears(self, link: ClientLink, text: str) -> None:
-        node = self._at.get(link.number)
+        node, session = self._at.get(link.number), link.client.session
+        if link.client.is_up and session is not None:
+            self._spoke_at[session.id] = self.time.now
         if node is not None:
             node.when_awake(lambda: node.hears(link, text))
 
@@ -361,8 +370,10 @@ class Cluster(World):
         permit = inputs.Permit(account=ACCOUNT, identity=link.client.name, may_turn=False)
         admission = inputs.Admission(permit=permit, token_life_s=1e6, resume_secret=f"x{fresh}")
         if hello.resume is not None:
+            self._resuming[link.number] = hello.resume.session
             return inputs.Resumed(connection=link.number, admission=admission, resume=hello.resume)
         self.unheard.add(f"p{fresh}")
+        self._spoke_at[f"s{fresh}"] = self.time.now
         return inputs.Opened(
             connection=link.number,
             admission=admission,
@@ -372,5 +383,15 @@ class Cluster(World):
         )
 
     def lost_session(self, session: ClientSession, code: str) -> None:
-        """Declared."""
+        """Only after a silence: the window has ended, or the log was too short for it."""
+        silence_s = self.time.now - self._spoke_at[session.id]
+        is_gap = session.id in self._with_gap
+        assert is_gap or code == "resume_expired"
+        assert silence_s > (1 if is_gap else WINDOW_S - SLACK_S), (code, silence_s)
         self.history.gap(session.peer)
+
+    def look_at(self, parcel: Parcel) -> None:
+        """A home speaks; who is told of a gap may not hear it, and is told `resume_expired` then."""
+        for item in parcel.items:
+            if item[0] == Kind.SEND and b'"resume_gap"' in item[3]:
+                self._with_gap.add(self._resuming[item[1]])

@@ -119,6 +119,7 @@ def whole(
     self_signed: bool = False,
     port: int = NODE_PORT,
     regions: Mapping[str, str] | None = None,
+    probes: Sequence[str] = (),
 ) -> Iterator[Deployment]:
     """Nothing is wrong with it, unless told: lines of coturn's configuration, the secret that the
     node believes in, or a certificate that nobody trusts."""
@@ -126,7 +127,7 @@ def whole(
     certificate = leaf(authority, "turn", self_signed=self_signed)
     with (
         relay(certificate, *relay_lines) as turn,
-        node(turn, secret=secret, port=port, regions=regions) as started,
+        node(turn, secret=secret, port=port, regions=regions, probes=probes) as started,
     ):
         started.authority = authority.path
         yield started

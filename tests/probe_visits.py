@@ -101,7 +101,7 @@ ABORTS = """
 const { NetworkTest } = await import("/js/parley-probes.js");
 const videoTrack = await camera();
 const ended = {};
-// `act` is what ends the test; `begin` gets it with an AbortSignal, and says when.
+// `begin` gets an AbortSignal, and what fires it: the time counts from then.
 const timed = async (phase, begin) => {
   const controller = new AbortController();
   let at = NaN;

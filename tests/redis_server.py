@@ -55,6 +55,10 @@ class RedisServer:
             self._child.wait()
             self._child = None
 
+    def forget(self) -> None:
+        """What was written is lost; to be called while it is down."""
+        shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
+
     def hang(self) -> None:
         """It keeps its connections and says nothing any more."""
         assert self._child is not None

@@ -13,6 +13,9 @@ from msgspec.structs import replace
 
 from turn_broker.credentials import TurnUsername, parse_username, password_of
 
+MAX_RETIRING = 32
+"""A TURN server tries every secret at each allocation."""
+
 
 class RetiringSecret(Struct, frozen=True, omit_defaults=True):
     """A secret that mints no more; accepted until `until` (Unix seconds), or while it is listed."""
@@ -53,6 +56,8 @@ class SecretRing(Struct, frozen=True, omit_defaults=True):
             raise ValueError("a rotation is under way already")
         if secret in self.accepted(now):
             raise ValueError("this secret is already in the ring")
+        if len(self._alive(now)) >= MAX_RETIRING:
+            raise ValueError("too many former secrets are still accepted")
         return replace(self, next=secret, is_forced=force)
 
     def promote(self, now: float, overlap_s: int) -> SecretRing:

@@ -154,8 +154,7 @@ class BrokerService:
             await running.enter_async_context(agent)
         elif self.settings.coturn is not None and self._is_alone:
             await running.enter_async_context(self._coturn_agent(self.settings.coturn))
-        if self.settings.probing.enabled:
-            await running.enter_async_context(self._prober)
+        await running.enter_async_context(self._prober)
 
     async def stop(self) -> None:
         await self._running.aclose()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from signal_server.backplane.contract import Services
-from signal_server.backplane.entries import Batch, Entry, Granted, Lost, Parcel, Tick
+from signal_server.backplane.entries import Batch, Claimed, Entry, Granted, Lost, Parcel, Tick
 from signal_server.backplane.redis_journal import Claim, RedisJournal, Written, order
 from signal_server.backplane.replica import Outcome, Replica
 from signal_server.core import inputs
@@ -25,6 +25,8 @@ from turn_broker.fleet.contract import FleetUnavailable
 log = logging.getLogger("parley.backplane")
 
 RENEW_S = 0.4
+CLAIM_MS = 1000
+"""Within which Redis must have granted a claim."""
 NODES_S = 1.0
 MISSED = 3
 """Looks in a row at which a node was not there."""
@@ -122,14 +124,17 @@ class Home:
     async def rejoin(self) -> bool:
         """Redis is back: be the home again, unless there was another. FleetUnavailable."""
         claim = await self._journal.reclaim(
-            self.replica.account, self._around.node, self.replica.epoch
+            self.replica.account,
+            self._around.node,
+            self.replica.epoch,
+            self._around.clock.now_ms() + CLAIM_MS,
         )
         if claim is None:
             return False
         now = self._around.clock.now_ms()
         # From now on the courier writes into the journal again; it is read when this is saved.
         self._claim, self._position, self.is_alone = claim, claim.entry_id, False
-        self.replica.home, self.replica.epoch = self._around.node, claim.epoch
+        self.replica.apply(Claimed(self._around.node, claim.epoch), now)
         self._carry_out(self.replica.cut_others(self._around.node, now))
         await self._journal.save(
             self.replica.account, self.holder, self._position, self.replica.capture()
@@ -321,7 +326,10 @@ class Home:
         """The home is vacant in Redis: it was emptied, or we were too slow. Take it again, unless
         somebody else has; that we then read in the journal."""
         claim = await self._journal.reclaim(
-            self.replica.account, self._around.node, self._claim.epoch
+            self.replica.account,
+            self._around.node,
+            self._claim.epoch,
+            self._around.clock.now_ms() + CLAIM_MS,
         )
         if claim is not None:
             self._claim = claim

@@ -178,7 +178,7 @@ class JournaledBackplane:
             began = loop.time()
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    await self._journal.live(self.node)
+                    self.clock.set(await self._journal.live(self.node))
                 self._answered_at = loop.time()
                 await self._found()
             except (FleetUnavailable, TimeoutError):

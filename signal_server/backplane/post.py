@@ -15,7 +15,7 @@ from typing import Protocol
 
 from signal_server.backplane.contract import Services, Speaker
 from signal_server.backplane.entries import Batch, Entry, Item, Kind, Parcel
-from signal_server.backplane.home import Around, Home
+from signal_server.backplane.home import CLAIM_MS, Around, Home
 from signal_server.backplane.link import Fate, Link
 from signal_server.backplane.redis_journal import RedisJournal
 from signal_server.backplane.replica import Replica
@@ -26,8 +26,8 @@ from turn_broker.fleet.contract import FleetUnavailable
 log = logging.getLogger("parley.backplane")
 
 WATCH_S = 0.25
-EMPTIED_S = 3.0
-"""How long the former home may take to come back after Redis has lost everything."""
+PATIENCE_S = 3.0
+"""How long the former home may take to come back after Redis was lost, or has lost everything."""
 RETRY_S = 0.1
 _LINK_BITS = 31
 _FRESH_BYTES = 12
@@ -64,6 +64,7 @@ class Post:
         self._new_replica = new_replica
         self._link = self._new_link()
         self._news = asyncio.Event()
+        self._claims_from = 0.0
         self._emptied_at: float | None = None
         self._settling: list[tuple[int, asyncio.Future[None]]] = []
         loop = asyncio.get_running_loop()
@@ -181,7 +182,8 @@ class Post:
         self._news.set()
 
     async def rejoin(self) -> None:
-        """Redis is back. FleetUnavailable."""
+        """Redis is back, and perhaps a home elsewhere with all that happened. FleetUnavailable."""
+        self._claims_from = asyncio.get_running_loop().time() + PATIENCE_S
         home = self.home
         if home is None or not home.is_alone:
             return
@@ -265,9 +267,15 @@ class Post:
 
     async def _claim(self) -> None:
         now = asyncio.get_running_loop().time()
-        anew = self._emptied_at is not None and now - self._emptied_at >= EMPTIED_S
+        if now < self._claims_from:
+            return
+        anew = self._emptied_at is not None and now - self._emptied_at >= PATIENCE_S
         claim = await self._journal.claim(
-            self.account, self._plane.node, self._link.epoch, anew=anew
+            self.account,
+            self._plane.node,
+            self._link.epoch,
+            self._plane.clock.now_ms() + CLAIM_MS,
+            anew=anew,
         )
         if claim is None:
             self._emptied_at = None

@@ -39,7 +39,9 @@ _NONCE_BYTES = 12
 _PURPOSE = b"parley backplane"
 
 _CLAIM = """
--- KEYS home, epoch, journal. ARGV node, lease, known epoch, whether it may begin anew
+-- KEYS home, epoch, journal. ARGV node, lease, known epoch, whether it may begin anew, deadline
+local time = redis.call('TIME')
+if time[1] * 1000 + time[2] / 1000 > tonumber(ARGV[5]) then return false end
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
 local last = tonumber(redis.call('GET', KEYS[2]) or '0')
 if last < tonumber(ARGV[3]) and ARGV[4] == '0' then return {0, ''} end
@@ -50,7 +52,9 @@ local id = redis.call('XADD', KEYS[3], '*', 'c', ARGV[1] .. ' ' .. epoch)
 return {epoch, id}
 """
 _RECLAIM = """
--- KEYS home, epoch, journal. ARGV node, lease, epoch so far
+-- KEYS home, epoch, journal. ARGV node, lease, epoch so far, deadline
+local time = redis.call('TIME')
+if time[1] * 1000 + time[2] / 1000 > tonumber(ARGV[4]) then return false end
 local now = tonumber(redis.call('GET', KEYS[2]) or '0')
 local holder = redis.call('GET', KEYS[1])
 local mine = ARGV[1] .. ' ' .. ARGV[3]
@@ -77,6 +81,12 @@ redis.call('HSET', KEYS[3], 'position', ARGV[2], 'state', ARGV[3])
 redis.call('EXPIRE', KEYS[3], ARGV[4])
 redis.call('XTRIM', KEYS[2], 'MINID', ARGV[2])
 return 1
+"""
+_LIVE = """
+-- KEYS node, inbox. ARGV life
+redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[1] * 10)
+return redis.call('TIME')
 """
 _RELEASE = """
 -- KEYS home. ARGV holder
@@ -163,21 +173,26 @@ class RedisJournal:
 
     # Homes ----------------------------------------------------------------------------------
 
-    async def claim(self, account: str, node: str, known: int, *, anew: bool) -> Claim | None:
-        """Become the account's home; None while it has one.
+    async def claim(
+        self, account: str, node: str, known: int, deadline_ms: int, *, anew: bool
+    ) -> Claim | None:
+        """Become the account's home; None while it has one, or when Redis only gets to it after
+        the deadline: a Redis that hung would grant what nobody waits for any more.
 
         When Redis has forgotten even the epoch `known` here, only `anew` makes a home: the former
         one may still have everything. Otherwise the claim's epoch is 0.
         """
         keys = _keys(account)
         names = [keys.home, keys.epoch, keys.journal]
-        return _claim_of(await self._eval(_CLAIM, names, node, LEASE_MS, known, int(anew)))
+        return _claim_of(
+            await self._eval(_CLAIM, names, node, LEASE_MS, known, int(anew), deadline_ms)
+        )
 
-    async def reclaim(self, account: str, node: str, epoch: int) -> Claim | None:
+    async def reclaim(self, account: str, node: str, epoch: int, deadline_ms: int) -> Claim | None:
         """Be the home again that `epoch` was; None when there was another in between."""
         keys = _keys(account)
         names = [keys.home, keys.epoch, keys.journal]
-        return _claim_of(await self._eval(_RECLAIM, names, node, LEASE_MS, epoch))
+        return _claim_of(await self._eval(_RECLAIM, names, node, LEASE_MS, epoch, deadline_ms))
 
     async def renew(self, account: str, holder: str) -> Lease | None:
         """None when somebody else is the home, or nobody."""
@@ -194,12 +209,10 @@ class RedisJournal:
 
     # Nodes ----------------------------------------------------------------------------------
 
-    async def live(self, node: str) -> None:
-        """A sign of life."""
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.set(_node(node), 1, px=NODE_MS)
-        pipeline.pexpire(_inbox(node), 10 * NODE_MS)
-        await call(pipeline.execute())
+    async def live(self, node: str) -> float:
+        """A sign of life; Redis' clock in milliseconds."""
+        seconds, micros = await self._eval(_LIVE, [_node(node), _inbox(node)], NODE_MS)
+        return int(seconds) * 1000 + int(micros) / 1000
 
     async def leave(self, node: str) -> None:
         """No more signs of life will come."""
@@ -271,11 +284,11 @@ def _keys(account: str) -> _Keys:
 
 
 def _inbox(node: str) -> str:
-    return f"parley:{FORMAT}:inbox:{node}"
+    return f"parley:{FORMAT}:{{{node}}}:inbox"
 
 
 def _node(node: str) -> str:
-    return f"parley:{FORMAT}:node:{node}"
+    return f"parley:{FORMAT}:{{{node}}}:alive"
 
 
 def _claim_of(answer: Any) -> Claim | None:

@@ -110,9 +110,9 @@ class Lifecycle:
         self._out.tally.resumes["resumed"] += 1
         was_lost = found.connection is None
         policy = self.policies[event.admission.permit.relay_only]
-        former = self._sessions.attach(found, event, policy, now)
-        if former is not None:
-            self._out.do(Close(former, CloseCode.SUPERSEDED, "superseded"))
+        fence = self._sessions.attach(found, event, policy, now)
+        if fence is not None:
+            self._out.do(fence)
         self._out.do(Attached(event.connection))
         self._acknowledge(found, last_seq)
         self._out.send(found, self._resumed_message(found, event, len(missed), now))

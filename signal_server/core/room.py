@@ -49,8 +49,8 @@ class Session:
     """Under which names its messages are counted."""
     policy: AddressPolicy
     """What of its addresses may leave."""
-    former_hash: bytes = b""
-    """Of the secret before, until the client has shown that it has the new one."""
+    former_hashes: tuple[bytes, ...] = ()
+    """Of secrets that its client may still hold, because it has not spoken since; latest last."""
     token_ends: float = 0.0
     """When its access token expires (monotonic seconds)."""
     refusals: int = 0

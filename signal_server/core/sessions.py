@@ -15,16 +15,21 @@ from enum import Enum, auto
 from signal_server.core import inputs
 from signal_server.core.address_policy import AddressPolicy
 from signal_server.core.deadlines import Deadlines
+from signal_server.core.effects import Close
 from signal_server.core.outbox import Outbox
 from signal_server.core.rate_limit import RateKeys
 from signal_server.core.room import Session
 from signal_server.wire.codec import Refusal
-from signal_server.wire.codes import ErrorCode
+from signal_server.wire.codes import CloseCode, ErrorCode
 from signal_server.wire.limits import Limits
 from signal_server.wire.messages import Former, Resume
 
 TOKEN_WARNING_S = 60.0
 """How long before its token expires a session is told."""
+
+
+FORMER_SECRETS = 4
+"""Of one session, that stay good until its client has spoken."""
 
 
 class Due(Enum):
@@ -93,30 +98,39 @@ class Sessions:
         """The session whose secret is shown by its own identity."""
         session = self.by_id.get(named.session)
         given = _hash(named.secret)
-        expected = (session.secret_hash, session.former_hash) if session is not None else _NOBODY
-        # `|`, not `or`: both are compared, so time tells nothing.
-        is_right = hmac.compare_digest(given, expected[0]) | hmac.compare_digest(given, expected[1])
+        good = _NOBODY if session is None else (session.secret_hash, *session.former_hashes)
+        # A list: all are compared, so time tells nothing.
+        is_right = any([hmac.compare_digest(given, each) for each in good])
         is_theirs = session is not None and is_right and session.permit.who == permit.who
         return session if is_theirs else None
 
     def attach(
         self, session: Session, event: inputs.Resumed, policy: AddressPolicy, now: float
-    ) -> int | None:
-        """Give the session its new connection; returns the former one, which is fenced off."""
+    ) -> Close | None:
+        """Give the session its new connection; returns what fences the former one off."""
         former = session.connection
         if former is not None:
             del self.by_connection[former]
+        used, current = _hash(event.resume.secret), session.secret_hash
+        is_current = hmac.compare_digest(used, current)
         session.connection = event.connection
         session.permit = event.admission.permit
         session.policy = policy
-        # The answer may be lost like the connection before: until the new secret has been seen to
-        # arrive, the one that was used now stays good.
-        session.former_hash = _hash(event.resume.secret)
+        # The answer may be lost, or this resume be an old one that comes late: until the client has
+        # spoken, every secret that it may hold stays good.
+        held = () if is_current else (*session.former_hashes, current)
+        others = tuple(each for each in held if each != used)
+        session.former_hashes = (*others, used)[-FORMER_SECRETS:]
         session.secret_hash = _hash(event.admission.resume_secret)
         self.by_connection[event.connection] = session
         self.agenda.set((session.id, Due.WINDOW_ENDS), None)
         self.watch_token(session, event.admission.token_life_s, now)
-        return former
+        if former is None:
+            return None
+        if is_current:
+            return Close(former, CloseCode.SUPERSEDED, "superseded")
+        # Perhaps the client is there, and this is the old one: it may come again.
+        return Close(former, CloseCode.GO_AWAY, "resume")
 
     def detach(self, connection: int, now: float) -> Session | None:
         """The connection is lost; its session waits. None when it had none."""
@@ -150,7 +164,7 @@ class Sessions:
                 yield session, due
 
 
-_NOBODY = (b"\0" * 32, b"\0" * 32)
+_NOBODY = (b"\0" * 32,)
 
 
 def _hash(secret: str) -> bytes:

@@ -172,7 +172,7 @@ class Switchboard:
             return
         message = event.message
         # Whoever speaks has got the new secret.
-        session.former_hash = b""
+        session.former_hashes = ()
         if message.ack is not None and session.outbox.ack(message.ack) and session.awaited:
             self._receipts.acknowledged(session, message.ack)
         request = message.id

@@ -21,11 +21,17 @@ def parley() -> Iterator[Parley]:
 
 
 @pytest.fixture(scope="module")
-def browser(parley: Parley) -> Iterator[Browser]:
+def flags() -> list[str]:
+    """Of Chromium; a module may have others."""
+    return FLAGS
+
+
+@pytest.fixture(scope="module")
+def browser(parley: Parley, flags: list[str]) -> Iterator[Browser]:
     """Depends on the server, so that it starts in the same network namespace."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=FLAGS, timeout=60_000
+            executable_path=CHROMIUM, headless=True, args=flags, timeout=60_000
         )
         yield chromium
         chromium.close()

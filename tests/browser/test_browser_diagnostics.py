@@ -183,7 +183,7 @@ def report_of(context: BrowserContext, link: str) -> dict[str, Any]:
 
 
 def test_a_stop_at_any_time_leaves_nothing_open(context: BrowserContext, parley: Parley) -> None:
-    """At once, between the relays, with the camera on; and a page that is left."""
+    """At once, between the relays, with the camera on or gone; and a page that is left."""
     with diagnostics(context, parley, script=OPENED) as page:
         page.click("#start")
         page.click("#stop")
@@ -202,6 +202,14 @@ def test_a_stop_at_any_time_leaves_nothing_open(context: BrowserContext, parley:
         runs(page, "quality")
         expect(page.locator("#plots polyline").first).to_be_visible()
         assert page.evaluate(LIVE_TRACKS) == 2
+        page.evaluate("window.opened[0].stop()")
+        ends(page, "^Calls work", 5000)
+        expect(page.locator("[data-check=quality]")).to_contain_text("taken away during the test")
+        assert page.evaluate(LIVE_TRACKS) == 0
+
+        page.click("#start")
+        runs(page, "quality")
+        assert page.evaluate(LIVE_TRACKS) == 2
         page.click("#stop")
         ends(page, "The test was stopped", 3000)
         assert page.evaluate(LIVE_TRACKS) == 0
@@ -210,8 +218,7 @@ def test_a_stop_at_any_time_leaves_nothing_open(context: BrowserContext, parley:
         page.uncheck("#open-devices")
         page.click("#start")
         runs(page, "quality")
-        expect(page.locator("#plots polyline").first).to_be_visible()
-        assert parley.metric("probe_server_peers") == 1
+        eventually(page, lambda: parley.metric("probe_server_peers") == 1, "a peer takes part", 5)
         page.goto(parley.url)
         eventually(page, lambda: not parley.metric("probe_server_peers"), "the peer has ended", 5)
 

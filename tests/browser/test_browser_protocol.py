@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from nodes import start_nodes, token
 from people import eventually
 from playwright.sync_api import BrowserContext, Page
+from redis_server import start_redis
 from servers import Parley, start_parley
 
 pytestmark = pytest.mark.chromium
@@ -241,3 +244,28 @@ def test_offers_cross_on_their_way(
         stages = page.evaluate(f"{losing}.map(([_, {{ stage }}]) => stage)")
         assert set(stages) <= {"relayed", "received", "applied"}
         page.evaluate("client.close()")
+
+
+def test_the_session_goes_on_at_another_address(
+    context: BrowserContext, parley: Parley, tmp_path: Path
+) -> None:
+    """The page knows two nodes, and the one that it is at is killed."""
+    anyone = '[cors]\norigins = ["*"]'
+    with start_redis() as redis, start_nodes(tmp_path, redis.url, "ab", more=anyone) as nodes:
+        pages = {name: context.new_page() for name in ("ada", "bo")}
+        for page in pages.values():
+            page.goto(f"{parley.url}/healthz")
+        ada, bo = pages.values()
+        urls = [node.ws_url for node in nodes]
+        peer = ada.evaluate(JOIN, [urls, token("ada"), {}])
+        at = ada.evaluate("client.welcome.node")
+        gone, left = sorted(nodes, key=lambda node: bool(node.name != at))
+        bo.evaluate(JOIN, [left.ws_url, token("bo"), {}])
+        bo.wait_for_function("client.peers.size === 1")
+        gone.kill()
+        bo.evaluate("(peer) => client.send(peer, 'still there')", peer)
+        ada.wait_for_function("told.some(([name]) => name === 'message')", timeout=20_000)
+        assert ada.evaluate("[client.peer, client.welcome.node]") == [peer, left.name]
+        for page in pages.values():
+            assert page.evaluate("failed") == []
+            page.evaluate("client.close()")

@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from coturn import free_port
 from hypothesis import HealthCheck, given, settings
@@ -398,7 +399,7 @@ async def test_reports_are_one_for_each_node(fleet: Fleet) -> None:
         ("a", 2),
         ("b", 0),
     ]
-    assert newest in await fleet.reports()
+    assert msgspec.structs.replace(newest, sessions=()) in await fleet.reports()
 
 
 async def test_health_is_one_report_for_each_observer(fleet: Fleet) -> None:

@@ -19,7 +19,7 @@ const OUTCOME = {
     { name: "api", state: "passed", reason: "", target: "calls.example:443", region: "eu", figures: { round_trip_ms: 12.34567 }, durationMs: 50.4 },
     { name: "turn", transport: "udp", state: "failed", reason: "unreachable", target: "192.0.2.7:3478", durationMs: 5000 },
     { name: "turn", transport: "tcp", state: "passed", reason: "", target: "192.0.2.7:3478", figures: { received: 50, sent: 50 } },
-    { name: "quality-audio", state: "skipped", reason: "unsupported", hidden: true },
+    { name: "quality-audio", state: "skipped", reason: "unsupported", transport: "tcp", hidden: true },
   ],
   seconds: [{ at_s: 1, bitrate_kbps: 900, round_trip_ms: null, loss_ratio: 0 }],
   server: "calls.example:443",
@@ -145,6 +145,7 @@ test("a report that comes back says the same", () => {
   assert.ok(read);
   assert.deepEqual(read.verdict, verdictOf(read.findings));
   assert.equal(read.verdict.text, verdictOf(OUTCOME.findings).text);
+  assert.deepEqual(read.findings.map(({ name, transport }) => [name, transport]), [["api", null], ["turn", "udp"], ["turn", "tcp"], ["quality-audio", "tcp"]]);
   assert.deepEqual(read.seconds, OUTCOME.seconds);
   assert.deepEqual([read.server, read.region, read.node, read.browser], ["calls.example:443", "eu", "eu-1", "Firefox 140 on Linux"]);
   assert.equal(read.wasHidden, true);
@@ -214,6 +215,7 @@ test("only a server at a public address can be missed", () => {
   assert.equal(isTriable(sdp("10.0.0.7", "172.20.1.1", "fe80::1", "100.64.1.1")), false);
   assert.equal(isTriable(sdp("10.0.0.7", "203.0.113.9")), true);
   assert.equal(isTriable(""), false);
+  assert.equal(isTriable(sdp("203.0.113.9").replace("typ host", "typ relay raddr 0.0.0.0 rport 9")), false);
 });
 
 // Devices

@@ -53,10 +53,13 @@ test("packets there and back pass, and everything is closed", async () => {
   assert.deepEqual(result.checks, result.transports);
 });
 
-test("the packets of one transport at a time, for a narrow line", async () => {
-  const { result } = await network({ offered: ["udp", "tcp", "tls"] });
-  assert.deepEqual([result.result, result.transports.map(({ received }) => received)], ["passed", [50, 50, 50]]);
-  assert.ok(result.durationMs > 2900, "50 packets, 20 ms apart, three times");
+test("what gets lost with all transports at once is tried alone, and what is better counts", async () => {
+  const drop = (number, pc) => pc.number === 1 && number % 4 === 0;
+  const narrow = await network({ offered: ["udp", "tcp", "tls"], drop });
+  assert.deepEqual([narrow.result.reason, narrow.udp.state, narrow.udp.received], ["", "passed", 50]);
+  assert.deepEqual([narrow.Rtc.all.length, narrow.Rtc.open], [8, 0]);
+  const worse = await network({ drop: (number, pc) => number % (pc.number > 2 ? 2 : 4) === 0 });
+  assert.deepEqual([worse.udp.reason, worse.udp.received], ["packet_loss", 37]);
 });
 
 for (const [name, world, expected] of [

@@ -101,7 +101,7 @@ export function fakeRtc(world = {}) {
       const far = new FakeChannel();
       far.far = this.channel;
       this.channel.far = far;
-      this.channel.drop = world.drop ?? (() => false);
+      this.channel.drop = (number) => world.drop?.(number, this) ?? false;
       if (this.other) this.other.#tell("datachannel", { channel: far });
       else far.addEventListener("message", ({ data }) => far.send(data));
       this.channel.open();

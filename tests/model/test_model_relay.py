@@ -149,6 +149,7 @@ class Link:
         self.alive.pop(description.number, None)
         self.alive[description.number] = description
         self.bury(before - self.ufrags(), owners)
+        self.retired -= description.ufrags
         self.bind(self.pending)
 
     def settle(self, number: int) -> None:
@@ -686,6 +687,8 @@ class Relay(RuleBasedStateMachine):
             if item.line or item.mid is not None
             # Without ufrag it would belong to another generation now.
             if item.ufrag is not None or (pc != WILD and item.bound == link.newest_owner(item.mid))
+            # Its ufrag has come back, and with it another generation.
+            if not (item.is_history and (item.ufrag or item.bound) in link.ufrags())
         ]
         if len(known) < back:
             return

@@ -34,6 +34,7 @@ IS_LONG = os.environ.get("PARLEY_LONG") == "1"
 WINDOW_S = 10.0
 LOG_MESSAGES, LOG_BYTES = 6, 900
 REMEMBERED = 4
+FORMER_SECRETS = 4
 ROOMS = ("r0", "r1")
 TICK_S = 0.0010007
 """Passes with every step, so that no two deadlines fall together."""
@@ -70,6 +71,11 @@ class Known:
     forgotten: int = 0
     """How much of the log can no longer be replayed."""
     answers: list[tuple[str, Json]] = field(default_factory=list)
+    wants_receipts: bool = False
+    followed: dict[str, str] = field(default_factory=dict)
+    """Own messages that are not received: the receiver, by request."""
+    awaited: list[tuple[int, str, str]] = field(default_factory=list)
+    """Messages of the log that somebody follows: number, sender, request."""
     room: str | None = None
     data: Any = None
     ends_at: float | None = None
@@ -163,6 +169,41 @@ class Oracle:
         for other in self.others(session):
             self.log(other, kind, **who, revision=self.revision[session.room], **fields)
 
+    # Receipts --------------------------------------------------------------------------------
+
+    def relayed(self, sender: Known, target: Known, number: str | None) -> None:
+        """The latest message of the target's log is this request's."""
+        if number is None or not sender.wants_receipts:
+            return
+        sender.followed.pop(number, None)
+        sender.followed[number] = target.peer
+        self.log(sender, "receipt", ref=number, stage="relayed")
+        target.awaited.append((len(target.log), sender.peer, number))
+        while target.awaited and target.awaited[0][0] <= target.forgotten:
+            _, who, lost = target.awaited.pop(0)
+            self.learn(who, lost, stage="expired", reason="limits")
+
+    def acknowledged(self, session: Known, seq: int) -> None:
+        while session.awaited and session.awaited[0][0] <= seq:
+            _, who, number = session.awaited.pop(0)
+            self.learn(who, number, stage="received")
+
+    def learn(self, who: str, number: str, **what: str) -> None:
+        """The last word about a message, if its sender is there and has not heard it."""
+        sender = next((session for session in self.live if session.peer == who), None)
+        if sender is not None and sender.followed.pop(number, None):
+            self.log(sender, "receipt", ref=number, **what)
+
+    def parted(self, session: Known, reason: str) -> None:
+        """Nothing more is heard between it and the others in its room."""
+        what = {"stage": "dropped", "reason": "peer_left"}
+        if reason == "connection_lost":
+            what = {"stage": "expired", "reason": "resume_window"}
+        for member in (session, *self.others(session)):
+            for number, receiver in list(member.followed.items()):
+                if member is session or receiver == session.peer:
+                    self.learn(member.peer, number, **what)
+
     def is_connected(self, session: Known, connected: bool) -> None:
         if session.room is not None:
             self.tell(session, "peer_updated", connected=connected)
@@ -189,6 +230,7 @@ class Oracle:
 
     def leave(self, session: Known, reason: str) -> None:
         if session.room is not None:
+            self.parted(session, reason)
             self.tell(session, "peer_left", reason=reason)
             session.room = None
 
@@ -198,6 +240,7 @@ class Oracle:
 
     def replace(self, former: Known, session: Known) -> None:
         """One change of the room."""
+        self.parted(former, "replaced")
         session.room, former.room = former.room, None
         assert session.room is not None
         self.log(session, "room", **self.state(session, 1))
@@ -222,16 +265,18 @@ class Oracle:
         if session is None or session not in self.live or secret not in session.good_secrets:
             return "resume_expired"
         missing = session.after(last_seq)
-        former = session.connection
+        former, is_current = session.connection, secret == session.good_secrets[-1]
         if former is not None:
-            self.sent[former].append(4502)
+            self.sent[former].append(4502 if is_current or missing is None else 4000)
         if missing is None:
             session.connection = None
             self.end(session, "connection_lost")
             return "resume_gap"
         session.connection, session.ends_at = connection, None
-        session.good_secrets = [secret, new]
+        held = [] if is_current else [good for good in session.good_secrets if good != secret]
+        session.good_secrets = [*held, secret][-FORMER_SECRETS:] + [new]
         session.acknowledge(last_seq)
+        self.acknowledged(session, last_seq)
         resumed = {"from_seq": last_seq + 1, "replayed": len(missing), "secret": new}
         rooms = [self.state(session)] if session.room is not None else []
         self.say(session, {"type": "resumed", **resumed, "rooms": rooms})
@@ -412,12 +457,18 @@ class SessionMachine(RuleBasedStateMachine):
             admission=self.admission(identity, secret, life_s),
             session=f"s{number}",
             peer=f"p{number}",
-            hello=Hello(room=room, replaces=replaces, id="hello"),
+            hello=Hello(
+                room=room,
+                replaces=replaces,
+                id="hello",
+                features=["receipts"] if number % 2 else [],
+            ),
         )
         warns_at = self.now + max(life_s / 2, life_s - 60)
         known = Known(
             opened.session, opened.peer, identity, connection, [secret], self.now + life_s, warns_at
         )
+        known.wants_receipts = bool(number % 2)
         self.clients.append(Client(known, [secret], [connection]))
         oracle = self.oracle
         oracle.live.append(known)
@@ -612,17 +663,24 @@ class SessionMachine(RuleBasedStateMachine):
             return
         session.good_secrets = session.good_secrets[-1:]
         if ack is not None:
-            session.acknowledge(ack)
+            self.oracle_ack(session, ack)
         remembered = dict(session.answers)
         if number in remembered:
             self.met["repeated"] += 1
             self.oracle.say(session, remembered[number])
             return
-        reply = getattr(self, f"hear_{body['type']}")(session, body)
+        numbered = {"number": number} if body["type"] == "message" else {}
+        reply = getattr(self, f"hear_{body['type']}")(session, body, **numbered)
         if reply is not None:
             self.oracle.answer(session, number, **reply)
 
-    def hear_message(self, session: Known, body: Json) -> Json:
+    def oracle_ack(self, session: Known, seq: int) -> bool:
+        if session.acknowledge(seq):
+            self.oracle.acknowledged(session, seq)
+            return True
+        return False
+
+    def hear_message(self, session: Known, body: Json, number: str | None) -> Json:
         if session.room is None:
             return {"type": "error", "code": "wrong_state"}
         targets = self.oracle.others(session)
@@ -635,6 +693,8 @@ class SessionMachine(RuleBasedStateMachine):
         sender = {"from": session.peer, "identity": session.identity}
         for target in targets:
             self.oracle.log(target, "message", **sender, data=body["data"])
+            if "to" in body:
+                self.oracle.relayed(session, target, number)
         return {"type": "ok"}
 
     def hear_join(self, session: Known, body: Json) -> Json:
@@ -660,7 +720,7 @@ class SessionMachine(RuleBasedStateMachine):
         return {"type": "ok"}
 
     def hear_ack(self, session: Known, body: Json) -> Json:
-        if session.acknowledge(body["seq"]):
+        if self.oracle_ack(session, body["seq"]):
             return {"type": "ok"}
         return {"type": "error", "code": "bad_request"}
 

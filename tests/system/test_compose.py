@@ -178,6 +178,7 @@ def test_the_agent_has_the_relay_under_control(deployment: Deployment) -> None:
     answer = deployment.compose("exec", "-T", "server", "/opt/parley/bin/python3", "-c", ask)
     (node,) = json.loads(answer)["nodes"]
     assert node["id"] == "default"
+    assert all(url["listed"] for url in node["urls"])
     assert node["agent"]["software"].startswith("coturn ")
     assert node["agent"]["secrets_version"] >= 2
     assert node["agent"]["sent_bytes"] > 1_000

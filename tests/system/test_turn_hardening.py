@@ -150,6 +150,9 @@ async def test_answers_to_strangers_are_small_and_say_little(node: CoturnNode) -
         raw = await client.exchange(build(Method.BINDING, Kind.REQUEST, b"x" * 12))
         assert len(raw) <= 3 * 20
         assert parsed(raw).first(Attribute.SOFTWARE) is None
+        asking = Caller(mint(SECRET, "alice.one", int(time.time()) + 600), REALM).allocate()
+        raw = await client.exchange(asking)
+        assert (code_of(raw), len(raw) <= 5 * len(asking)) == (401, True), len(raw) / len(asking)
 
 
 def test_the_console_is_on_loopback_and_wants_its_password(node: CoturnNode) -> None:

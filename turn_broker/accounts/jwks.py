@@ -12,13 +12,13 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from turn_broker.accounts.access_token import prepare_key
 from turn_broker.accounts.table import Account, Accounts, Algorithm, ApiKey
+from turn_broker.background import Background
 from turn_broker.clock import monotonic
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class _Set:
     is_wanted: bool = True
 
 
-class KeySets:
+class KeySets(Background):
     """An async context manager; it reads while it is entered."""
 
     def __init__(
@@ -101,7 +101,6 @@ class KeySets:
         self._sets: dict[tuple[str, Algorithm], _Set] = {}
         self._bell = asyncio.Event()
         self._was_read = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self.failures = 0
         """Readings that failed."""
 
@@ -171,25 +170,14 @@ class KeySets:
             known.tried_at = self._clock()
             known.is_wanted = False
 
-    async def __aenter__(self) -> KeySets:
-        self._task = asyncio.create_task(self._watch())
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TIMEOUT_S):
                 await self._was_read.wait()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-
-    async def _watch(self) -> None:
+    async def _work(self) -> None:
         while True:
             self._bell.clear()
             await self.read_due()

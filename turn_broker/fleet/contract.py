@@ -104,7 +104,10 @@ class Fleet(Protocol):
     async def report(self, report: NodeReport) -> None: ...
 
     async def reports(self) -> tuple[NodeReport, ...]:
-        """Not older than `REPORT_LIFE_S`, one for each node."""
+        """Not older than `REPORT_LIFE_S`, one for each node, without their `sessions`.
+
+        Brokers look every second, and a realm has many sessions: only `usage` reads those.
+        """
         ...
 
     async def report_health(self, report: HealthReport) -> None: ...

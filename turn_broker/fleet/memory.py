@@ -27,6 +27,7 @@ from turn_broker.fleet.messages import (
     Cut,
     Drain,
     HealthReport,
+    LiveSession,
     NodeReport,
     Order,
     RealmSecrets,
@@ -91,6 +92,7 @@ class MemoryFleet:
         self._usages: ExpiringTable[tuple[str, str], Usage] = ExpiringTable(MAX_USAGES)
         self._batches: ExpiringTable[str, bool] = ExpiringTable(MAX_BATCHES)
         self._reports: ExpiringTable[str, NodeReport] = ExpiringTable(MAX_NODES)
+        self._sessions: ExpiringTable[str, tuple[LiveSession, ...]] = ExpiringTable(MAX_NODES)
         self._health: ExpiringTable[str, HealthReport] = ExpiringTable(MAX_NODES)
         self._revocations = Revocations(MAX_REVOCATIONS)
         self._secrets: RealmSecrets | None = None
@@ -160,8 +162,8 @@ class MemoryFleet:
     async def usage(self, scope: str, name: str) -> Usage:
         now = self._clock()
         live = 0
-        for report in self._reports.values(now):
-            for session in report.sessions:
+        for sessions in self._sessions.values(now):
+            for session in sessions:
                 charge = Charge(id=session.id)
                 live += (scope, name) in charge.counted_for(self._tokens.get(session.id, now))
         return msgspec.structs.replace(self._used(scope, name), live=live)
@@ -175,7 +177,10 @@ class MemoryFleet:
     # Nodes
 
     async def report(self, report: NodeReport) -> None:
-        self._reports.put(report.node, report, report.at + REPORT_LIFE_S, self._clock())
+        until, now = report.at + REPORT_LIFE_S, self._clock()
+        self._sessions.put(report.node, report.sessions, until, now)
+        brief = msgspec.structs.replace(report, sessions=())
+        self._reports.put(report.node, brief, until, now)
 
     async def reports(self) -> tuple[NodeReport, ...]:
         return tuple(self._reports.values(self._clock()))

@@ -25,6 +25,17 @@ from turn_broker.fleet.watch import FleetWatch
 from turn_broker.nodes.health import NodeList
 from turn_broker.nodes.prober import LATENCY_BOUNDS_MS, ProbeCounters
 
+SHARED = frozenset(
+    f"turn_broker_{name}"
+    for name in (
+        *("node_up", "node_draining", "node_urls_listed", "degraded", "fleet_up"),
+        *("agent_up", "relays_active", "relays_cut", "relayed_bytes", "records_doubted"),
+        "secret_age_seconds",
+    )
+)
+"""Families that every broker of the fleet tells alike: of several brokers the largest value holds,
+not the sum."""
+
 
 class FleetCollector(Collector):
     def __init__(
@@ -115,6 +126,11 @@ class FleetCollector(Collector):
         yield from (agent, live, cut, octets, doubted)
         yield GaugeMetricFamily(
             "turn_broker_fleet_up", "1 if the fleet can be reached", self._watch.is_reached
+        )
+        yield CounterMetricFamily(
+            "turn_broker_token_records_lost",
+            "Tokens granted that this broker could not have remembered",
+            self._watch.lost_records,
         )
 
     def _secrets(self) -> Iterator[Metric]:

@@ -29,6 +29,7 @@ from turn_broker.fleet.messages import (
     Cut,
     Drain,
     HealthReport,
+    LiveSession,
     NodeReport,
     Order,
     RealmSecrets,
@@ -48,6 +49,7 @@ log = logging.getLogger("parley.fleet")
 
 MAX_SUMS = 500
 """Of one script: Redis does nothing else meanwhile."""
+_SESSIONS = msgspec.json.Decoder(tuple[LiveSession, ...])
 _ORDER: msgspec.json.Decoder[Revoke | Drain] = msgspec.json.Decoder(Revoke | Drain)
 
 
@@ -210,7 +212,8 @@ class RedisFleet:
 
     async def usage(self, scope: str, name: str) -> Usage:
         (total,) = await self._used([(scope, name)])
-        sessions = [session for report in await self.reports() for session in report.sessions]
+        rows = await self._said("nodes", "sessions")
+        sessions = [session for row in rows for session in _SESSIONS.decode(row)]
         ids = list(dict.fromkeys(session.id for session in sessions))
         known = await self._records.get(ids) if scope == "account" else {}
         live = sum(
@@ -234,30 +237,34 @@ class RedisFleet:
     # Nodes
 
     async def report(self, report: NodeReport) -> None:
-        await self._say("nodes", report.node, report)
+        brief = msgspec.structs.replace(report, sessions=())
+        await self._say("nodes", report.node, {"report": brief, "sessions": report.sessions})
 
     async def reports(self) -> tuple[NodeReport, ...]:
-        return tuple(all_decoded(await self._said("nodes"), NodeReport))
+        return tuple(all_decoded(await self._said("nodes", "report"), NodeReport))
 
     async def report_health(self, report: HealthReport) -> None:
-        await self._say("observers", report.observer, report)
+        await self._say("observers", report.observer, {"report": report})
 
     async def health(self) -> tuple[HealthReport, ...]:
-        return tuple(all_decoded(await self._said("observers"), HealthReport))
+        return tuple(all_decoded(await self._said("observers", "report"), HealthReport))
 
-    async def _say(self, group: str, name: str, report: NodeReport | HealthReport) -> None:
+    async def _say(self, group: str, name: str, parts: dict[str, Any]) -> None:
         # Redis' own clock ends a report, so that hosts need not agree on the time.
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(self._key(group, name), msgspec.json.encode(report), ex=REPORT_LIFE_S)
+        for part, content in parts.items():
+            encoded = msgspec.json.encode(content)
+            pipeline.set(self._key(group, part, name), encoded, ex=REPORT_LIFE_S)
         pipeline.sadd(self._key(group), name)
         await call(pipeline.execute())
 
-    async def _said(self, group: str) -> list[bytes]:
-        """The reports of a group that have not run out."""
+    async def _said(self, group: str, part: str) -> list[bytes]:
+        """One part of the reports of a group that have not run out."""
         names = sorted(await call(self._redis.smembers(self._key(group))))
         if not names:
             return []
-        rows = await call(self._redis.mget([self._key(group, name.decode()) for name in names]))
+        keys = [self._key(group, part, name.decode()) for name in names]
+        rows = await call(self._redis.mget(keys))
         gone = [name for name, row in zip(names, rows, strict=True) if row is None]
         if gone:
             await call(self._redis.srem(self._key(group), *gone))

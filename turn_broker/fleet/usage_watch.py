@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from types import TracebackType
 
 from turn_broker.accounts.table import Account, Accounts
+from turn_broker.background import Background
 from turn_broker.fleet.contract import Fleet, FleetUnavailable
 
 INTERVAL_S = 5.0
 
 
-class UsageWatch:
-    """An async context manager; it looks while it is entered."""
+class UsageWatch(Background):
+    """Looks while it is entered."""
 
     def __init__(self, accounts: Accounts, fleet: Fleet, *, interval_s: float = INTERVAL_S) -> None:
         self._accounts = accounts
         self._fleet = fleet
         self._interval_s = interval_s
         self._bytes: dict[str, int] = {}
-        self._task: asyncio.Task[None] | None = None
 
     def is_used_up(self, account: Account) -> bool:
         quota = account.limits.byte_quota
@@ -42,22 +41,7 @@ class UsageWatch:
             totals = await self._fleet.totals([("account", sid) for sid in known])
             known.update({sid: usage.bytes for (_, sid), usage in totals.items()})
 
-    async def __aenter__(self) -> UsageWatch:
-        self._task = asyncio.create_task(self._watch())
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-
-    async def _watch(self) -> None:
+    async def _work(self) -> None:
         while True:
             await self.look()
             await asyncio.sleep(self._interval_s)

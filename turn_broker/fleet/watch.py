@@ -7,17 +7,16 @@ of nodes, and decides nothing about either.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
+from turn_broker.background import Background
 from turn_broker.fleet.contract import REPORT_INTERVAL_S, Fleet, FleetUnavailable
 from turn_broker.fleet.messages import HealthReport, NodeReport
 from turn_broker.nodes.health import NodeList
 
 
-class FleetWatch:
+class FleetWatch(Background):
     """Looks every `REPORT_INTERVAL_S` while it is entered."""
 
     def __init__(
@@ -31,7 +30,6 @@ class FleetWatch:
         self.reports: tuple[NodeReport, ...] = ()
         """The last ones; empty while the fleet cannot be reached."""
         self.is_reached = False
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def lost_records(self) -> int:
@@ -59,21 +57,9 @@ class FleetWatch:
 
     async def __aenter__(self) -> Self:
         await self.look()
-        self._task = asyncio.create_task(self._watch())
-        return self
+        return await super().__aenter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _watch(self) -> None:
+    async def _work(self) -> None:
         while True:
             await asyncio.sleep(REPORT_INTERVAL_S)
             await self.look()

@@ -14,11 +14,11 @@ import ssl
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Annotated, Self
 
 from msgspec import Meta, Struct
 
+from turn_broker.background import Background
 from turn_broker.credentials import TurnCredential, mint
 from turn_broker.ice_servers import Kind, TurnUri
 from turn_broker.nodes.health import NodeList, TurnNode, Verdict
@@ -40,7 +40,7 @@ class ProberSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """`[turn.probing]`: how the health of TURN nodes is learnt."""
 
     enabled: bool = True
-    """Without it every URL counts as good."""
+    """Without it the URLs count as other brokers of the fleet find them, or as good."""
     interval_s: Annotated[float, Meta(ge=0.05, le=3600)] = 10.0
     """Between the rounds; each takes every URL once."""
     timeout_s: Annotated[float, Meta(ge=0.05, le=30)] = 3.0
@@ -86,7 +86,7 @@ def probe_credential(secret: str, now: float, entropy: bytes) -> TurnCredential:
     return mint(secret, f"probe.{token_id}", int(now) + CREDENTIAL_TTL_S)
 
 
-class Prober:
+class Prober(Background):
     """Probes while it is entered; rounds never overlap."""
 
     def __init__(
@@ -113,24 +113,11 @@ class Prober:
         self._chance = chance
         self._tls = tls or ssl.create_default_context()
         self._turns = asyncio.Semaphore(settings.concurrency)
-        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._settings.enabled:
-            self._task = asyncio.create_task(self._run(), name="turn-prober")
-        return self
+        return await super().__aenter__() if self._settings.enabled else self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
+    async def _work(self) -> None:
         while True:
             await self.probe_all()
             jitter = 1 + JITTER * (2 * self._chance() - 1)

@@ -138,7 +138,7 @@ export function readReport(report) {
 function finding(one) {
   if (!NAMES.has(one?.name) || !STATES.includes(one.state) || !REASONS.includes(one.reason)) return null;
   const transport = TRANSPORTS.find((name) => name === one.transport) ?? null;
-  if ((one.name === "turn") !== (transport !== null)) return null;
+  if (one.name === "turn" && !transport) return null;
   const figures = Object.entries(one.figures ?? {}).flatMap(([key, value]) => {
     const known = /^[a-z_]{1,32}$/.test(key) ? number(value) : null;
     return known === null ? [] : [[key, known]];

@@ -105,11 +105,11 @@ function opened(pc, channel, answer, signal) {
 }
 
 /**
- * Whether the server named an address that can be reached from elsewhere: a node in a container
- * often knows only its private one, and then nothing is learnt of the visitor's network.
+ * Whether the server named an address of its own that can be reached from elsewhere: a node in a
+ * container often knows only its private one, and then nothing is learnt of the visitor's network.
  * @param {string} sdp
  */
 export function isTriable(sdp) {
-  const addresses = [...sdp.matchAll(/^a=candidate:\S+ \d+ \S+ \d+ (\S+) \d+ typ /gm)].map(([, address]) => address ?? "");
+  const addresses = [...sdp.matchAll(/^a=candidate:\S+ \d+ \S+ \d+ (\S+) \d+ typ (?!relay)/gm)].map(([, address]) => address ?? "");
   return addresses.some((address) => !PRIVATE.test(address));
 }

@@ -16,6 +16,9 @@ const BYTES = 160;
 const LATE_MS = 500;
 const LATEST_MS = 3_000;
 
+/** All that an echo has to say of a packet. @param {string} data */
+export const numberOf = (data) => Number.parseInt(data, 10);
+
 /**
  * @param {RTCDataChannel} channel open
  * @param {AbortSignal} signal
@@ -25,7 +28,7 @@ const LATEST_MS = 3_000;
 export function sendPackets(channel, signal, count = PACKETS) {
   return settled(signal, ({ resolve, listen, release }) => {
     const began = performance.now();
-    /** @type {Map<string, number>} */
+    /** When each went out. @type {Map<number, number>} */
     const underway = new Map();
     /** @type {number[]} */
     const trips = [];
@@ -37,18 +40,18 @@ export function sendPackets(channel, signal, count = PACKETS) {
       // A hidden page has slow timers: what is due goes out, however late the timer is.
       const due = Math.min(count, 1 + Math.floor((now - began) / EVERY_MS));
       while (sent < due && channel.readyState === "open") {
-        const packet = `${sent++}`.padEnd(BYTES, ".");
-        underway.set(packet, now);
-        channel.send(packet);
+        channel.send(`${sent}`.padEnd(BYTES, "."));
+        underway.set(sent++, now);
         lastAt = now;
       }
       const slowest = Math.max(0, ...trips);
       if (sent === count && now - lastAt > Math.min(LATEST_MS, Math.max(LATE_MS, 2 * slowest))) done();
     };
     listen(channel, "message", ({ data }) => {
-      const at = underway.get(data);
+      const number = numberOf(data);
+      const at = underway.get(number);
       if (at === undefined) return;
-      underway.delete(data);
+      underway.delete(number);
       trips.push(performance.now() - at);
       if (trips.length === count) done();
     });

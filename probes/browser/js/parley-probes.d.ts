@@ -280,7 +280,8 @@ export class ProbeClient {
   off(name: "test-completed", listener: (event: TestCompleted) => void): this;
 
   /**
-   * Whether packets pass through the relay: 50 in one second, over one transport after the other.
+   * Whether packets pass through the relay: 50 in one second, over each transport at the same time,
+   * and once more alone where they get lost.
    * Rejects with "Video track error" for anything but a live video track, or none.
    */
   testNetworkConnectivity(videoTrack?: MediaStreamTrack | null, options?: NetworkConnectivityOptions): Promise<NetworkConnectivity>;

@@ -10,7 +10,6 @@ import { openLoop } from "./relayed-link.js";
 import { openServerLink, UNCARRIED } from "./server-link.js";
 import { probeError } from "./settle.js";
 
-/** @typedef {ReturnType<typeof import("./settle.js").lane>} Lane */
 /** @typedef {import("./verdict.js").Transport} Transport */
 /** @typedef {import("./parley-probes.d.ts").TransportResult} TransportResult */
 /**
@@ -20,7 +19,6 @@ import { probeError } from "./settle.js";
  * @property {typeof RTCPeerConnection} Connection
  * @property {import("./settle.js").Run} run
  * @property {MediaStreamTrack | null} track
- * @property {Lane} inTurn packets of one transport at a time: all at once are too much for a narrow line
  */
 
 const SERVER_PACKETS = 10;
@@ -55,11 +53,7 @@ export function waiting(transport, session) {
   };
 }
 
-/**
- * @param {Omit<Scene, "inTurn">} scene
- * @param {RTCIceServer[]} servers
- * @returns {import("./relayed-link.js").Wish}
- */
+/** @param {Scene} scene @param {RTCIceServer[]} servers @returns {import("./relayed-link.js").Wish} */
 export function wishOf({ api, session, Connection, run, track }, servers) {
   return {
     Connection,
@@ -101,10 +95,8 @@ async function measured(wish, scene, progress) {
   if (!(link instanceof Error)) {
     try {
       const { connectMs, channel } = link;
-      const trips = await scene.inTurn(() => {
-        progress("packets");
-        return sendPackets(channel, wish.signal);
-      });
+      progress("packets");
+      const trips = await sendPackets(channel, wish.signal);
       if (trips.received) return judged({ ...trips, connectMs });
     } finally {
       link.close();
@@ -130,14 +122,14 @@ function judged({ durationMs: _, maxRoundTripMs: __, ...figures }) {
  * @param {Scene} scene
  * @returns {Promise<Partial<TransportResult> | null>} null: nothing passes, or there is no such peer
  */
-async function throughServer(wish, { api, session, inTurn }) {
+async function throughServer(wish, { api, session }) {
   if (!session.limits?.peers) return null;
   const link = await openServerLink(wish, api, "data").catch(() => null);
   // An abort is not an answer.
   if (wish.signal.aborted) throw link?.close() ?? wish.signal.reason;
   if (!link) return null;
   try {
-    const { received, sent, lossRatio, roundTripMs } = await inTurn(() => sendPackets(link.channel, wish.signal, SERVER_PACKETS));
+    const { received, sent, lossRatio, roundTripMs } = await sendPackets(link.channel, wish.signal, SERVER_PACKETS);
     const figures = { connectMs: link.connectMs, received, sent, lossRatio, roundTripMs };
     return received ? { state: "warning", reason: "hairpin", via: "server", ...figures } : null;
   } finally {

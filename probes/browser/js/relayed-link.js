@@ -5,6 +5,7 @@
  */
 
 import { Gathering, followState, withoutCandidate } from "./gathering.js";
+import { numberOf } from "./packets.js";
 import { ProbeError, probeError, settled } from "./settle.js";
 
 /** @typedef {import("./settle.js").Steps} Steps */
@@ -114,7 +115,7 @@ export function cutOff(since) {
 function listenForEcho(there) {
   there.addEventListener("datachannel", ({ channel }) => {
     channel.addEventListener("message", ({ data }) => {
-      if (channel.readyState === "open") channel.send(data);
+      if (channel.readyState === "open") channel.send(`${numberOf(data)}`);
     });
   });
 }

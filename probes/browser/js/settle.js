@@ -114,20 +114,6 @@ export const pause = (ms, signal) =>
  */
 export const secondAfter = (number, elapsedMs) => Math.max(number, Math.floor(elapsedMs / 1000)) + 1;
 
-/**
- * A lane for one at a time: whoever comes waits for those before, however they ended.
- * @returns {<Value>(act: () => Promise<Value>) => Promise<Value>}
- */
-export function lane() {
-  /** @type {Promise<unknown>} */
-  let last = Promise.resolve();
-  return (act) => {
-    const turn = last.then(act);
-    last = turn.catch(() => {});
-    return turn;
-  };
-}
-
 /** One running test: its bounds in time, and whoever may end it. */
 export class Run {
   /** Why it was ended before its time. @type {"" | "aborted" | "stopped" | "timeout"} */

@@ -34,6 +34,8 @@ export class Line {
   token;
   /** The server's wish: not to come back sooner. */
   minimumDelayMs = 0;
+  /** Where the server wants its clients to go. @type {string | null} */
+  #elsewhere = null;
   #options;
   #getToken;
   #owner;
@@ -94,14 +96,20 @@ export class Line {
   settled() {
     clearTimeout(this.#timer);
     this.#isSettled = true;
+    this.#elsewhere = null;
     this.#settledAt = now();
     this.minimumDelayMs = 0;
     this.#climbLater();
   }
 
-  /** The server is about to close; move before it does. @param {number} afterMs */
-  sentAway(afterMs) {
+  /**
+   * The server is about to close; move before it does.
+   * @param {number} afterMs
+   * @param {string | null} elsewhere
+   */
+  sentAway(afterMs, elsewhere) {
     this.minimumDelayMs = afterMs;
+    this.#elsewhere = elsewhere;
     clearTimeout(this.#timer);
     // Not all at the very moment that the server named.
     const jitter = reconnectDelay(0, this.#options.random);
@@ -114,10 +122,14 @@ export class Line {
    * @param {boolean} [atOnce]
    */
   lost(code = SILENT, atOnce = false) {
-    const hasHeard = this.#hasHeard;
+    const isSilent = !this.#hasHeard;
+    const isGood = this.#isSettled;
+    const isTried = this.#socket !== null;
     this.drop(code);
+    if (isGood) this.#transports.again(code === GO_AWAY, this.#elsewhere);
     // Whatever closed a connection that brought nothing, it may not have been the server.
-    const isOtherWay = !hasHeard && this.#transports.failed();
+    const mayMove = isTried && !isGood && (isSilent || shouldReconnect(code));
+    const isOtherWay = mayMove && this.#transports.failed(isSilent);
     const isStale = code === TOKEN_EXPIRED && !this.#options.getToken;
     if (!isOtherWay && (!shouldReconnect(code) || isStale)) return this.#owner.ended(code, null);
     if (this.#settledAt && now() - this.#settledAt > SETTLED_MS) this.#attempt = 0;
@@ -158,6 +170,8 @@ export class Line {
       this.lost(LOST);
       return;
     }
+    if (dial !== this.#dial) return;
+    await this.#transports.measure();
     if (dial !== this.#dial) return;
     try {
       this.#use(this.#transports.open());

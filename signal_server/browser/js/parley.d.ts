@@ -31,8 +31,11 @@ export class ParleyError extends Error {
 }
 
 export interface SignalingOptions {
-  /** `wss://host/v1/signal`. */
-  url: string;
+  /**
+   * `wss://host/v1/signal`. Of several addresses of one deployment the nearest is used, by their
+   * `/v1/probes/ping`, and the next one while it fails.
+   */
+  url: string | string[];
   /** Access token (JWT). */
   token?: string;
   /** Asked for a token before every connection, and when the one in use is about to expire. */

@@ -263,7 +263,7 @@ export class Session extends Emitter {
       case "pong":
         return this.#liveness.ponged(message.t);
       case "go_away":
-        return this.#line.sentAway(message.reconnect_after_ms ?? 0);
+        return this.#line.sentAway(message.reconnect_after_ms ?? 0, message.url ?? null);
       case "receipt":
         return this.#receipt(message);
       case "token_expiring":

@@ -120,6 +120,33 @@ class TestResume:
         assert driver.resume(b, 1, request="resume").take()[0]["code"] == "resume_expired"
         assert driver.resume(b, 1, secret="arrives").take()[0]["type"] == "resumed"
 
+    def test_an_old_resume_that_comes_late_takes_nothing_away(self, driver: Driver) -> None:
+        """It waited in a proxy while the client resumed elsewhere and had nothing to say."""
+        a, b = pair(driver)
+        b.disconnect()
+        back = driver.resume(b, 1, new_secret="heard")
+        late = driver.resume(b, 1, new_secret="never heard")
+        assert back.closed is not None
+        assert back.closed.code is CloseCode.GO_AWAY
+        again = driver.resume(b, 1, secret="heard", new_secret="third")
+        assert late.closed is not None
+        again.send("ping")
+        assert a.take("peer_left") == []
+        for secret in ("secret", "heard", "never heard"):
+            assert driver.resume(b, 1, secret=secret).take()[0]["code"] == "resume_expired"
+        taken = driver.resume(b, 1, secret="third")
+        assert again.closed is not None
+        assert again.closed.code is CloseCode.SUPERSEDED
+        assert taken.take("resumed") != []
+
+    def test_only_so_many_secrets_stay_good(self, driver: Driver) -> None:
+        _, b = pair(driver)
+        for number in range(6):
+            driver.resume(b, 1, new_secret=f"lost {number}")
+        assert driver.resume(b, 1, secret="lost 1").take()[0]["code"] == "resume_expired"
+        for secret in ("secret", "lost 5"):
+            assert driver.resume(b, 1, secret=secret).take()[0]["type"] == "resumed"
+
     def test_another_identitys_token(self, driver: Driver) -> None:
         a, b = pair(driver)
         b.disconnect()

@@ -12,7 +12,7 @@ from turn_broker.counters import OTHER, Counters, CountersCollector
 from turn_broker.fleet.guard import Reason
 from turn_broker.fleet.memory import MemoryFleet
 from turn_broker.fleet.messages import NodeReport
-from turn_broker.fleet.metrics import FleetCollector
+from turn_broker.fleet.metrics import SHARED, FleetCollector
 from turn_broker.fleet.rotation import Rotation
 from turn_broker.fleet.watch import FleetWatch
 from turn_broker.ice_servers import parse_turn_uri
@@ -89,6 +89,13 @@ async def test_the_page_lists_every_metric() -> None:
         name = f"{family.name}_total" if family.type == "counter" else family.name
         expected[name] = (family.type, labels)
     assert documented == expected
+
+
+async def test_what_is_shared_is_told_by_the_fleet_and_not_counted_here() -> None:
+    own = {"turn_broker_credentials_issued", "turn_broker_requests_refused"}
+    own |= {"turn_broker_node_probes", "turn_broker_node_probe_seconds"}
+    own |= {"turn_broker_token_records_lost"}
+    assert {family.name for family in (await full()).families()} - own == SHARED
 
 
 async def test_health_and_drain() -> None:

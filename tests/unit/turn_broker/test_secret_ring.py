@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turn_broker.credentials import mint
-from turn_broker.secret_ring import RetiringSecret, SecretRing
+from turn_broker.secret_ring import MAX_RETIRING, RetiringSecret, SecretRing
 
 NOW = 1_800_000_000
 
@@ -103,3 +103,12 @@ def test_what_has_run_out_is_purged() -> None:
     assert ring.since == NOW
     assert ring.purge(NOW + 60) is ring
     assert ring.purge(NOW + 61) == SecretRing("b", since=NOW)
+
+
+def test_former_secrets_are_bounded_until_the_oldest_has_run_out() -> None:
+    ring = SecretRing("s0")
+    for number in range(1, MAX_RETIRING + 1):
+        ring = ring.begin(f"s{number}", number).promote(number, 1000)
+    with pytest.raises(ValueError, match="too many former secrets"):
+        ring.begin("one more", 1001)
+    assert ring.begin("one more", 1002).next == "one more"

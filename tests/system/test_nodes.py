@@ -1,0 +1,310 @@
+"""Three nodes and one Redis as one deployment: who sees what, and what remains of the dead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodes import Node, start_nodes, token
+from redis_server import RedisServer, start_redis
+from rtc import until
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+Json = dict[str, Any]
+WINDOW_S = 12.0
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with start_redis() as redis:
+        yield redis
+
+
+@pytest.fixture
+def nodes(redis: RedisServer, tmp_path: Path) -> Iterator[list[Node]]:
+    with start_nodes(tmp_path, redis.url, window_s=WINDOW_S, drain_s=1.0) as nodes:
+        yield nodes
+
+
+class Peer:
+    """A client by hand: everything it hears is kept."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.heard: list[Json] = []
+        self.closed_with: int | None = None
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            async for text in self.socket:
+                self.heard.append(json.loads(text))
+        self.closed_with = self.socket.close_code
+
+    async def say(self, kind: str, **fields: Any) -> None:
+        await self.socket.send(json.dumps({"type": kind, **fields}))
+
+    async def hear(self, kind: str, within_s: float = 15.0, **fields: Any) -> Json:
+        """The first message of this type with these fields, since ever."""
+
+        def found() -> Json | None:
+            wanted = {"type": kind, **fields}
+            return next((m for m in self.heard if wanted.items() <= m.items()), None)
+
+        await until(lambda: found() is not None, within_s)
+        message = found()
+        assert message is not None
+        return message
+
+    async def ask(self, kind: str, number: int, **fields: Any) -> Json:
+        """Say it with an id; the answer, good or bad."""
+        await self.say(kind, id=number, **fields)
+        await until(lambda: any(self._answers(m, number) for m in self.heard), 15.0)
+        return next(m for m in self.heard if self._answers(m, number))
+
+    @staticmethod
+    def _answers(message: Json, number: int) -> bool:
+        return message["type"] in ("ok", "error") and message.get("id") == number
+
+    @property
+    def welcome(self) -> Json:
+        return next(m for m in self.heard if m["type"] in ("welcome", "resumed"))
+
+    @property
+    def seq(self) -> int:
+        return max((m.get("seq", 0) for m in self.heard), default=0)
+
+    def numbers(self) -> list[int]:
+        return [m["data"] for m in self.heard if m["type"] == "message"]
+
+    async def end(self) -> None:
+        await self.socket.close()
+        await self._reading
+
+
+@asynccontextmanager
+async def peer(
+    node: Node, identity: str, room: str | None = "r", **hello: Any
+) -> AsyncIterator[Peer]:
+    async with connect(node.ws_url, open_timeout=20) as socket:
+        one = Peer(socket)
+        await one.say("hello", token=token(identity), **({"room": room} if room else {}), **hello)
+        kind = "resumed" if "resume" in hello else "welcome"
+        await one.hear(kind)
+        try:
+            yield one
+        finally:
+            socket.transport.abort()
+            await one._reading
+
+
+def ticket(one: Peer) -> Json:
+    """What resumes its session."""
+    welcome = one.welcome
+    secret = welcome["resume"]["secret"]
+    return {"session": welcome["session"], "secret": secret, "last_seq": one.seq}
+
+
+async def test_a_room_spans_nodes_and_every_node_administers_it(nodes: list[Node]) -> None:
+    a, b, c = nodes
+    async with peer(a, "alice") as alice, peer(b, "bob") as bob:
+        assert (alice.welcome["node"], bob.welcome["node"]) == ("a", "b")
+        joined = await alice.hear("peer_joined", identity="bob")
+        assert joined["peer"] == bob.welcome["peer"]
+        for number in range(50):
+            await alice.say("message", to=bob.welcome["peer"], data=number)
+        await until(lambda: len(bob.numbers()) == 50)
+        assert bob.numbers() == list(range(50))
+        shown = await asyncio.to_thread(c.admin, "GET", "/v1/rooms/r")
+        assert isinstance(shown, dict)
+        assert {m["identity"] for m in shown["members"]} == {"alice", "bob"}
+        await asyncio.to_thread(
+            c.admin, "DELETE", f"/v1/rooms/r/peers/{bob.welcome['peer']}?ban_s=60"
+        )
+        await until(lambda: bob.closed_with == 4503)
+        await alice.hear("peer_left", identity="bob", reason="kicked")
+        async with connect(a.ws_url) as socket:
+            banned = Peer(socket)
+            await banned.say("hello", token=token("bob"), room="r", id=1)
+            assert (await banned.hear("error"))["code"] == "forbidden"
+            await banned.end()
+
+
+async def test_a_call_rings_on_devices_of_two_nodes(nodes: list[Node]) -> None:
+    a, b, c = nodes
+    async with (
+        peer(a, "alice", None) as alice,
+        peer(b, "bob", None) as phone,
+        peer(c, "bob", None) as desk,
+    ):
+        call = (await alice.ask("call_invite", 1, to="bob", media={"audio": True}))["call"]
+        await phone.hear("call_invite", call=call)
+        await desk.hear("call_invite", call=call)
+        assert (await desk.ask("call_accept", 1, call=call))["type"] == "ok"
+        accepted = await alice.hear("call_accepted", call=call)
+        assert accepted["device"] == desk.welcome["peer"]
+        ended = await phone.hear("call_ended", call=call)
+        assert ended["reason"] == "answered_elsewhere"
+        await alice.hear("room", room=accepted["room"])
+        await alice.say("message", to=desk.welcome["peer"], data=1)
+        await desk.hear("message", data=1)
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["home", "another"])
+async def test_a_killed_node_loses_nothing(nodes: list[Node], victim: int) -> None:
+    """Node a is the home, for it had the first client."""
+    dead = nodes[victim]
+    rest = [node for node in nodes if node is not dead]
+    async with peer(nodes[0], "first", "other"), peer(rest[0], "alice") as alice:
+        async with peer(dead, "bob") as bob:
+            await alice.hear("peer_joined", identity="bob")
+            resume = ticket(bob)
+            address = bob.welcome["peer"]
+            killed_at = time.monotonic()
+            await asyncio.to_thread(dead.kill)
+        for number in range(20):
+            answer = await alice.ask("message", 100 + number, to=address, data=number)
+            assert answer["type"] == "ok"
+        async with peer(rest[1], "bob", None, resume=resume) as again:
+            assert again.welcome["node"] == rest[1].name
+            await until(lambda: len(again.numbers()) == 20)
+            assert again.numbers() == list(range(20))
+            assert time.monotonic() - killed_at < 8
+            await again.say("message", to=alice.welcome["peer"], data="back")
+            await alice.hear("message", data="back")
+
+
+async def test_who_vanished_with_its_node_is_shown_so_and_then_gone(nodes: list[Node]) -> None:
+    async with peer(nodes[1], "alice") as alice:
+        async with peer(nodes[0], "bob"):
+            await alice.hear("peer_joined", identity="bob")
+            killed_at = time.monotonic()
+            await asyncio.to_thread(nodes[0].kill)
+        await alice.hear("peer_updated", identity="bob", connected=False)
+        assert time.monotonic() - killed_at <= 15
+        left = await alice.hear("peer_left", within_s=WINDOW_S + 15, identity="bob")
+        assert left["reason"] == "connection_lost"
+
+
+async def test_a_frozen_node_is_fenced_when_it_wakes(nodes: list[Node]) -> None:
+    a, b, c = nodes
+    async with peer(a, "first", "other"), peer(b, "alice") as alice, peer(a, "bob") as bob:
+        await alice.hear("peer_joined", identity="bob")
+        address, resume = bob.welcome["peer"], ticket(bob)
+        a.freeze()
+        try:
+            await alice.hear("peer_updated", within_s=15, identity="bob", connected=False)
+            async with peer(c, "bob", None, resume=resume) as again:
+                assert (await alice.ask("message", 1, to=address, data=1))["type"] == "ok"
+                await again.hear("message", data=1)
+                heard = len(bob.heard)
+                a.thaw()
+                # Its socket hears nothing that the session has heard elsewhere.
+                await until(lambda: bob.closed_with is not None)
+                assert [m for m in bob.heard[heard:] if m["type"] == "message"] == []
+                await asyncio.to_thread(a.wait_ready)
+                assert (await alice.ask("message", 2, to=address, data=2))["type"] == "ok"
+                await again.hear("message", data=2)
+                assert again.numbers() == [1, 2]
+        finally:
+            a.signal(signal.SIGCONT)
+
+
+async def test_an_emptied_redis_loses_nothing(
+    nodes: list[Node], redis: RedisServer, tmp_path: Path
+) -> None:
+    a, b, _ = nodes
+    async with peer(a, "first", "other"), peer(a, "alice") as alice, peer(b, "bob") as bob:
+        await alice.hear("peer_joined", identity="bob")
+        address, resume = bob.welcome["peer"], ticket(bob)
+        await asyncio.to_thread(redis.kill)
+        redis.forget()
+        await asyncio.to_thread(redis.start)
+        await asyncio.to_thread(a.wait_ready)
+        await asyncio.to_thread(b.wait_ready)
+        answer = await alice.ask("message", 1, to=address, data=1)
+        assert answer["type"] == "ok"
+        if bob.closed_with is None:
+            await bob.hear("message", data=1)
+        else:
+            async with peer(b, "bob", None, resume=resume) as again:
+                await again.hear("message", data=1)
+
+
+async def test_without_redis_a_node_goes_on_for_its_own(
+    nodes: list[Node], redis: RedisServer
+) -> None:
+    a, b, _ = nodes
+    async with (
+        peer(a, "alice") as alice,
+        peer(a, "carol") as carol,
+        peer(b, "bob", "elsewhere") as bob,
+    ):
+        await alice.hear("peer_joined", identity="carol")
+        hung_at = time.monotonic()
+        redis.hang()
+        try:
+            await until(lambda: not a.is_ready, 10)
+            assert time.monotonic() - hung_at <= 6
+            assert a.status("/healthz") == 200
+            # Node a is the home of what its own clients do.
+            answer = await alice.ask("message", 1, to=carol.welcome["peer"], data=1)
+            assert answer["type"] == "ok"
+            await carol.hear("message", data=1)
+            # Whoever needs another node is told to begin anew, and may among those who are here.
+            await until(lambda: bob.closed_with == 4000)
+            async with peer(b, "bob", "island") as one, peer(b, "dave", "island") as two:
+                await one.hear("peer_joined", identity="dave")
+                await one.say("message", to=two.welcome["peer"], data=2)
+                await two.hear("message", data=2)
+        finally:
+            redis.resume()
+        await until(lambda: a.is_ready and b.is_ready, 15)
+        answer = await alice.ask("message", 3, to=carol.welcome["peer"], data=3)
+        assert answer["type"] == "ok"
+        await carol.hear("message", data=3)
+        async with peer(b, "erin") as erin:
+            await alice.hear("peer_joined", identity="erin")
+            await erin.say("message", to=alice.welcome["peer"], data=4)
+            await alice.hear("message", data=4)
+
+
+async def test_a_draining_node_hands_everything_over(nodes: list[Node]) -> None:
+    a, b, _ = nodes
+    async with peer(a, "alice") as alice, peer(b, "bob") as bob:
+        await alice.hear("peer_joined", identity="bob")
+        address = alice.welcome["peer"]
+        going = asyncio.create_task(asyncio.to_thread(a.drain))
+        away = await alice.hear("go_away")
+        assert away["reconnect_after_ms"] <= away["deadline_ms"]
+        resume = ticket(alice)
+        async with peer(b, "alice", None, resume=resume) as again:
+            await until(lambda: alice.closed_with is not None)
+            for number in range(20):
+                assert (await bob.ask("message", number + 1, to=address, data=number))[
+                    "type"
+                ] == "ok"
+            await until(lambda: len(again.numbers()) == 20)
+            assert again.numbers() == list(range(20))
+            await going
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime")
+async def test_a_clock_five_minutes_off_harms_nobody(redis: RedisServer, tmp_path: Path) -> None:
+    skewed = ["faketime", "-m", "-f", "+5m"]
+    with start_nodes(tmp_path, redis.url, ("a", "b"), commands={"a": skewed}) as (a, b):
+        async with peer(a, "alice") as alice, peer(b, "bob") as bob:
+            await alice.hear("peer_joined", identity="bob")
+            assert (await bob.ask("message", 1, to=alice.welcome["peer"], data=1))["type"] == "ok"
+            await alice.hear("message", data=1)
+            assert alice.closed_with is None
