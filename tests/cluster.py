@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from simulated import Link as ClientLink
 from simulated import WINDOW_S, SimClient, World, board_for
+from simulated import Link as ClientLink
 
 from signal_server.backplane.entries import (
     Batch,
@@ -67,7 +67,7 @@ class Home:
         self.holder = f"{node.name} {epoch}"
         self.is_behind = True
         self.is_over = False
-        journal = node.cluster.journal
+        journal = node.cluster.redis
         self.claimed_at = len(journal.entries)
         """The claim is the last entry."""
         self.replica = Replica(ACCOUNT, board_for(node.cluster.seed), 64)
@@ -87,7 +87,7 @@ class Home:
         if node.thaws_at > cluster.time.now:
             cluster.time.after(node.thaws_at - cluster.time.now, self._read)
             return
-        journal = cluster.journal
+        journal = cluster.redis
         if journal.holder == self.holder:
             journal.lease_ends = cluster.time.now + LEASE_S
         for unix_ms, octets in journal.entries[self.position :]:
@@ -104,7 +104,7 @@ class Home:
 
     def _look_after(self) -> None:
         cluster = self.node.cluster
-        journal, now = cluster.journal, cluster.time.now
+        journal, now = cluster.redis, cluster.time.now
         due = self.replica.next_deadline()
         if due is not None and due <= now:
             journal.append(now, [Tick()])
@@ -116,7 +116,7 @@ class Home:
 
     def hand_over(self) -> None:
         """As a node that is stopped does."""
-        journal = self.node.cluster.journal
+        journal = self.node.cluster.redis
         if journal.holder == self.holder and not self.is_behind:
             journal.saved = (self.replica.capture(), self.position)
             journal.lease_ends = 0.0
@@ -207,7 +207,7 @@ class Node:
         old, self.link = self.link, self._new_link()
         # A hole on purpose: the home gives up what it knows of that link.
         farewell = Batch(old.number, self.name, old.taken + 2, "", [])
-        self.cluster.journal.append(self.cluster.time.now, [farewell])
+        self.cluster.redis.append(self.cluster.time.now, [farewell])
         for link in gone.values():
             link.cut()
 
@@ -225,7 +225,7 @@ class Node:
         seen, link.seen = link.seen, None
         batch = link.take(f"f{next(self.cluster.marks)}")
         entries: list[Entry] = [each for each in (seen, batch) if each is not None]
-        journal = self.cluster.journal
+        journal = self.cluster.redis
 
         def land() -> None:
             # A request that is under way arrives even though its sender is dead.
@@ -249,7 +249,7 @@ class Node:
     def _watch(self) -> None:
         if self.is_dead:
             return
-        time, journal = self.cluster.time, self.cluster.journal
+        time, journal = self.cluster.time, self.cluster.redis
         is_wanted = bool(self.connections) or self.link.is_waiting or self.link.has_news
         is_awake = self.thaws_at <= time.now
         if is_awake and self.home is None and is_wanted and journal.lease_ends <= time.now:
@@ -267,7 +267,7 @@ class Cluster(World):
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
-        self.journal = Journal()
+        self.redis = Journal()
         self.silent_since: dict[str, float] = {}
         """Nodes that are dead or frozen."""
         self.cuts = self.claims = self.faults = 0
@@ -284,7 +284,7 @@ class Cluster(World):
     def home(self) -> Home | None:
         """The one that holds the lease."""
         homes = [node.home for node in self.nodes if node.home is not None]
-        return next((home for home in homes if home.holder == self.journal.holder), None)
+        return next((home for home in homes if home.holder == self.redis.holder), None)
 
     def deadlines(self) -> None:
         """The home's business; faults instead."""

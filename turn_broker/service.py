@@ -127,7 +127,10 @@ class BrokerService:
 
     @property
     def is_ready(self) -> bool:
-        """False until the backplane, if there is one, has told the realm's secrets."""
+        """False until the backplane, if there is one, has told the realm's secrets.
+
+        Not when it is lost later: with what is known, credentials are granted all the same.
+        """
         return self._is_alone or self.rotation.is_known
 
     def routes(self) -> list[Route]:

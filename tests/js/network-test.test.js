@@ -482,6 +482,15 @@ for (const [state, name, reason] of [["denied", "PERMISSION_DENIED_ERROR", "perm
   });
 }
 
+test("quality: a device that went away while the connection was opened", async () => {
+  const made = scene({ isSilent: true });
+  made.platform.permissions.query = async () => ({ state: "denied" });
+  const lost = () => made.Rtc.all.length && made.devices.tracks[0].stop();
+  const error = await fast(() => made.network.testQuality(), lost).catch((found) => found);
+  assert.deepEqual([error.name, error.reason], [ErrorNames.PERMISSION_DENIED_ERROR, "permission_denied"]);
+  isReleased(made);
+});
+
 test("quality: a signal ends it at once", async () => {
   const controller = new AbortController();
   const made = scene({ options: { signal: controller.signal } });

@@ -335,6 +335,19 @@ test("a track that ends, ends the test", async () => {
   assert.deepEqual([result.result, result.reason, Rtc.open, result.secondsElapsed], ["failed", "no_camera", 0, 2]);
 });
 
+test("a track that its owner stops, before or meanwhile, ends the test", async () => {
+  for (const stopAt of [0, 2]) {
+    const videoTrack = new FakeTrack();
+    const { client } = clientIn({ stats: flowing({ until: stopAt }) });
+    const { result, reason } = await fast(() => {
+      const running = client.testPeerToPeerCallQuality({ videoTrack, duration: 20, onProgress: ({ secondsElapsed }) => secondsElapsed === stopAt && videoTrack.stop() });
+      if (!stopAt) videoTrack.stop();
+      return running;
+    });
+    assert.deepEqual([result, reason], ["failed", "no_camera"]);
+  }
+});
+
 test("stopped, a test tells what it knows; aborted, that it was", async () => {
   const { client } = clientIn({ stats: flowing({}) });
   const ended = new AbortController();

@@ -1,8 +1,8 @@
 """Sessions and their logs against a naive oracle that predicts every byte a connection is sent.
 
 Clients say hello, lose connections, resume with right, former and wrong secrets, repeat requests,
-acknowledge too little, read over HTTP, talk on connections that were fenced off, and stay away for
-longer than the window. The oracle keeps whole messages in plain lists and finds out everything by
+acknowledge too little, read over HTTP, want receipts, talk on connections that were fenced off, and
+stay away for longer than the window. The oracle keeps whole messages in plain lists and finds out everything by
 looking through them; it shares no code with the core. PARLEY_LONG=1 runs 100k steps and more.
 """
 
@@ -376,6 +376,7 @@ class SessionMachine(RuleBasedStateMachine):
             if isinstance(effect, Send):
                 message = json.loads(effect.payload)
                 assert message.get("seq", 0) == effect.seq
+                self.met[message.get("stage", "other")] += 1
                 self.got[effect.connection].append(_plain(message))
             elif isinstance(effect, Close):
                 self.got[effect.connection].append(int(effect.code))
@@ -831,6 +832,7 @@ class TestSession(SessionMachine.TestCase):  # type: ignore[misc, valid-type]
         """The run met what it is there for; a short one need not meet what is rare."""
         assert SessionMachine.steps >= (100_000 if IS_LONG else 100)
         rarities = (
+            *("received", "expired", "dropped"),
             "resumed, replaying",
             "resume_gap",
             "repeated",

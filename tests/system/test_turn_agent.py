@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,13 +20,10 @@ from turn_broker.fleet.agent import NodeAgent, start_agent
 from turn_broker.fleet.guard import GuardLimits, Reason
 from turn_broker.fleet.memory import MemoryFleet
 from turn_broker.fleet.messages import (
-    DEFAULT_RING,
-    RealmSecrets,
     Revocation,
     Terms,
     TokenRecord,
 )
-from turn_broker.secret_ring import SecretRing
 
 pytestmark = [
     pytest.mark.coturn,
@@ -226,53 +222,6 @@ async def test_allocations_of_an_identity_whatever_its_credentials() -> None:
             assert [await _is_refused(*each) for each in held] == [False, False, True]
 
 
-async def test_rotation_refuses_nobody(site: Site, record_property: Record) -> None:
-    """next -> active -> retiring, the next step only once the node reports the one before."""
-    ring = SecretRing(SECRET)
-    version = 0
-    done = False
-    codes: list[int] = []
-
-    async def clients() -> None:
-        number = 0
-        while not done:
-            number += 1
-            # Over TCP: coturn remembers a UDP client's port for a while, and ports come again.
-            async with raw_client(site.node.address, transport="tcp") as client:
-                caller = Caller(
-                    mint(ring.active, f"person{number}.one", int(time.time()) + 60), REALM
-                )
-                await client.challenge(caller)
-                codes.append(code_of(await client.exchange(caller.allocate())))
-                await client.exchange(caller.refresh(0))
-
-    async def put(new: SecretRing) -> None:
-        nonlocal version
-        version += 1
-        assert await site.fleet.replace_secrets(
-            RealmSecrets(version=version, rings={DEFAULT_RING: new})
-        )
-        await eventually(lambda: site.agent.report().secrets_version == version)
-
-    await put(ring)
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(4):
-            tasks.create_task(clients())
-        for _ in range(3):
-            following = ring.begin(secrets.token_hex(16), time.time())
-            await put(following)
-            promoted = following.promote(time.time(), 1)
-            await put(promoted)
-            ring = promoted
-            before = len(codes)
-            await eventually(lambda before=before: len(codes) > before + 50)  # type: ignore[misc]
-        await asyncio.sleep(2.5)
-        done = True
-    record_property("allocations", len(codes))
-    assert set(codes) == {0}
-    assert SECRET not in site.node.database.secrets()
-
-
 async def test_draining_sends_newcomers_elsewhere() -> None:
     with coturn_node(drain_to="127.0.0.1:9") as node:
         async with site_of(node) as site:
@@ -299,7 +248,7 @@ async def test_the_agent_survives_a_restart_of_coturn(site: Site) -> None:
         Revocation(scope="token", name="alice.one", until=int(time.time()) + 600)
     )
     client, caller = await site.allocated(site.token("alice.one"))
-    await eventually(lambda: site.agent.counters.cut[Reason.REVOKED] == 1)
+    await eventually(lambda: site.agent.counters.cut[Reason.REVOKED] >= 1)
     assert await _is_refused(client, caller)
 
 

@@ -29,7 +29,6 @@ from turn_broker.fleet.messages import (
     Cut,
     Drain,
     HealthReport,
-    LiveSession,
     NodeReport,
     Order,
     RealmSecrets,
@@ -49,7 +48,6 @@ log = logging.getLogger("parley.fleet")
 
 MAX_SUMS = 500
 """Of one script: Redis does nothing else meanwhile."""
-_SESSIONS = msgspec.json.Decoder(tuple[LiveSession, ...])
 _ORDER: msgspec.json.Decoder[Revoke | Drain] = msgspec.json.Decoder(Revoke | Drain)
 
 
@@ -212,8 +210,8 @@ class RedisFleet:
 
     async def usage(self, scope: str, name: str) -> Usage:
         (total,) = await self._used([(scope, name)])
-        rows = await self._said("nodes", "sessions")
-        sessions = [session for row in rows for session in _SESSIONS.decode(row)]
+        whole = all_decoded(await self._said("nodes", "whole"), NodeReport)
+        sessions = [session for report in whole for session in report.sessions]
         ids = list(dict.fromkeys(session.id for session in sessions))
         known = await self._records.get(ids) if scope == "account" else {}
         live = sum(
@@ -238,7 +236,7 @@ class RedisFleet:
 
     async def report(self, report: NodeReport) -> None:
         brief = msgspec.structs.replace(report, sessions=())
-        await self._say("nodes", report.node, {"report": brief, "sessions": report.sessions})
+        await self._say("nodes", report.node, {"report": brief, "whole": report})
 
     async def reports(self) -> tuple[NodeReport, ...]:
         return tuple(all_decoded(await self._said("nodes", "report"), NodeReport))

@@ -131,7 +131,7 @@ async function watch(wish, link, seconds, passed) {
  * @param {(ms: number) => void} passed
  * @param {AbortSignal} signal
  */
-async function sample({ durationS, onProgress }, { here, there }, seconds, passed, signal) {
+async function sample({ track, durationS, onProgress }, { here, there }, seconds, passed, signal) {
   const began = performance.now();
   let before = await both(here, there);
   // The round trip of the empty line, at first.
@@ -139,6 +139,8 @@ async function sample({ durationS, onProgress }, { here, there }, seconds, passe
   let silent = 0;
   for (let number = 1; number <= durationS; number = secondAfter(number, performance.now() - began)) {
     await pause(Math.max(0, began + number * EVERY_MS - performance.now()), signal);
+    // Whoever stops a track itself hears no event.
+    if (track.readyState === "ended") throw new ProbeError("no_camera");
     const after = await both(here, there);
     const tripMs = after[0].roundTripMs;
     leastMs = Math.min(leastMs, tripMs ?? Infinity);

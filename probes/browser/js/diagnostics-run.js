@@ -229,7 +229,7 @@ export class DiagnosticsRun {
       });
       const isDoubtful = this.#wasHidden && findings.some(({ state }) => state === "failed" || state === "warning");
       if (isDoubtful) skipped("unsupported", true);
-      else this.#show("quality", findings);
+      else this.#show("quality", findings.map((finding) => ({ ...finding, transport })));
     } finally {
       media.stop();
     }

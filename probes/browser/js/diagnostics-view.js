@@ -145,8 +145,7 @@ export class DiagnosticsView {
 
 /** @param {Finding} finding */
 function figureRow(finding) {
-  const { name, state, region, target, figures = {} } = finding;
-  const title = name === "turn" ? ROWS.find(({ id }) => id === rowOf(finding))?.title : name === "ws" && region ? `WebSocket, ${region}` : NAMES[name];
+  const { name, state, target, figures = {} } = finding;
   const known = (/** @type {number | undefined} */ value, /** @type {(value: number) => string} */ format) => (value === undefined ? UNKNOWN : format(value));
   const isMedia = name.startsWith("quality-") && figures.mos;
   const why = isMedia ? `MOS ${figures.mos?.toFixed(1)}, ${inBits(figures.bitrate_kbps ?? 0)}` : state === "passed" ? "" : lineOfOne(rowOf(finding), finding);
@@ -158,7 +157,7 @@ function figureRow(finding) {
     ["Round trip", known(figures.round_trip_ms, inMs), true],
     ["Lost", known(figures.loss_ratio, inPercent), true],
   ]);
-  const head = element("th", { scope: "row", textContent: title });
+  const head = element("th", { scope: "row", textContent: titleOf(finding) });
   head.setAttribute("role", "rowheader");
   const row = element("tr", {}, [head, ...cells.map(([label, text, isFigure]) => {
     const cell = element("td", { textContent: text, className: isFigure ? "figure" : "" });
@@ -169,4 +168,12 @@ function figureRow(finding) {
   })]);
   row.setAttribute("role", "row");
   return row;
+}
+
+/** @param {Finding} finding */
+function titleOf(finding) {
+  const { name, region, transport } = finding;
+  if (name === "turn") return ROWS.find(({ id }) => id === rowOf(finding))?.title;
+  if (name === "ws" && region) return `WebSocket, ${region}`;
+  return transport ? `${NAMES[name]} over ${transport.toUpperCase()}` : NAMES[name];
 }

@@ -7,7 +7,7 @@
 import { lossRatio } from "./connection-figures.js";
 import { addTracks } from "./publisher.js";
 import { audioResults, checksOf, videoResults } from "./quality-results.js";
-import { readingOf } from "./quality-run.js";
+import { readingOf } from "./reading.js";
 import { wishOf } from "./relay-check.js";
 import { openServerLink } from "./server-link.js";
 import { ProbeError, pause, probeError, secondAfter, tell } from "./settle.js";

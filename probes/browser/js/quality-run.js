@@ -4,12 +4,12 @@
  * @module
  */
 
-import { figuresOf } from "./connection-figures.js";
 import { NetworkTestError } from "./error-names.js";
 import { stateOf } from "./gathering.js";
 import { capture, deviceKinds, isSupported, publish, stopTracks, subscribed } from "./publisher.js";
 import { audioResults, checksOf, hasSettled, videoResults } from "./quality-results.js";
 import { WORST } from "./mos.js";
+import { readingOf } from "./reading.js";
 import { AUDIO_MIN_MOS } from "./recommend.js";
 import { pause, probeError, secondAfter, settled, tell } from "./settle.js";
 import { enter } from "./test-session.js";
@@ -84,37 +84,49 @@ function withoutVideo(scene, stream) {
  */
 async function phase(scene, stream, name) {
   const { platform, api, run } = scene;
-  const publishing = await publish(platform, api, stream, run.signal);
+  const { pc, transport, close } = await publish(platform, api, stream, run.signal);
   try {
-    // The round trip of the empty line, before media fills it.
-    const { roundTripMs } = await readingOf(publishing.pc);
-    await subscribed(publishing.pc, stream, run.signal);
-    const [first, ...rest] = await watched(scene, publishing.pc, stream, name);
-    const readings = [{ .../** @type {Reading} */ (first), roundTripMs }, ...rest];
-    return { readings, transport: publishing.transport };
+    const readings = await withDevices(scene, stream, (signal) => measured(scene, pc, stream, name, signal));
+    return { readings, transport };
   } finally {
-    await publishing.close();
+    await close();
   }
 }
 
 /**
- * The seconds, unless a device or the server goes away first.
+ * Unless a device goes away first.
+ * @param {Scene} scene
+ * @param {MediaStream} stream
+ * @param {(signal: AbortSignal) => Promise<Reading[]>} measure
+ * @returns {Promise<Reading[]>}
+ */
+function withDevices({ platform, run }, stream, measure) {
+  return settled(run.signal, ({ resolve, reject, listen, release }) => {
+    const over = new AbortController();
+    release(() => over.abort());
+    for (const track of stream.getTracks()) {
+      const ended = () => void deviceGone(platform, track).then(reject);
+      if (track.readyState === "ended") ended();
+      else listen(track, "ended", ended);
+    }
+    measure(over.signal).then(resolve, reject);
+  });
+}
+
+/**
  * @param {Scene} scene
  * @param {RTCPeerConnection} pc
  * @param {MediaStream} stream
  * @param {"audio-video" | "audio-only"} name
+ * @param {AbortSignal} signal
  * @returns {Promise<Reading[]>}
  */
-async function watched(scene, pc, stream, name) {
-  const gone = new AbortController();
-  const { signal } = scene.run;
-  return settled(signal, ({ resolve, reject, listen, release }) => {
-    release(() => gone.abort());
-    for (const track of stream.getTracks()) {
-      listen(track, "ended", () => void deviceGone(scene.platform, track).then(reject));
-    }
-    sampled(scene, pc, name, gone.signal).then(resolve, (error) => reject(error));
-  });
+async function measured(scene, pc, stream, name, signal) {
+  // The round trip of the empty line, before media fills it.
+  const { roundTripMs } = await readingOf(pc);
+  await subscribed(pc, stream, signal);
+  const [first, ...rest] = await sampled(scene, pc, name, signal);
+  return [{ .../** @type {Reading} */ (first), roundTripMs }, ...rest];
 }
 
 /**
@@ -153,29 +165,6 @@ function durationMs(name, timeout) {
   const usual = name === "audio-only" ? AUDIO_ONLY_MS : MAX_MS;
   const isGood = typeof timeout === "number" && timeout >= MIN_MS && timeout <= MAX_MS;
   return isGood ? timeout : usual;
-}
-
-/** @param {RTCPeerConnection} pc @returns {Promise<Reading>} */
-export async function readingOf(pc) {
-  const report = await pc.getStats().catch(() => null);
-  if (!report) throw new NetworkTestError("SUBSCRIBER_GET_STATS_ERROR", "unsupported");
-  return { ...figuresOf(report, performance.now()), ...pictureOf(report, pc) };
-}
-
-/**
- * The size of the picture that comes back, or of the one that is sent where a browser does not tell.
- * @param {RTCStatsReport} report
- * @param {RTCPeerConnection} pc
- */
-function pictureOf(report, pc) {
-  /** @type {Record<string, {width: number, height: number}>} */
-  const told = {};
-  report.forEach(({ type, frameWidth: width, frameHeight: height }) => {
-    if (width && height) told[type] = { width, height };
-  });
-  const camera = pc.getSenders?.().find(({ track }) => track?.kind === "video")?.track?.getSettings?.();
-  const { width = 0, height = 0 } = told["inbound-rtp"] ?? told["outbound-rtp"] ?? camera ?? {};
-  return { width, height };
 }
 
 /** @param {Reading} before @param {Reading} after */

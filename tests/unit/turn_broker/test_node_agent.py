@@ -308,7 +308,7 @@ async def test_the_report_tells_of_the_node(world: World) -> None:
     await world.until(lambda: world.agent.report().sent_bytes == 5)
     report = await reported(world)
     assert (report.node, report.software, report.live) == (NODE, "fake 1", 1)
-    assert [each.id for each in report.sessions] == ["alice.one"]
+    assert [each.id for each in world.agent.report().sessions] == ["alice.one"]
     assert (report.cut, report.cuts, report.doubted) == (0, {}, 7)
     await world.fleet.revoke(Revocation(scope="token", name="alice.one", until=2**40), 0)
     await world.until(lambda: world.agent.report().cut == 1)
