@@ -47,16 +47,27 @@ SLACK_S = 2.0
 class Journal:
     """What is in Redis."""
 
-    entries: list[tuple[int, bytes]] = field(default_factory=list)
-    """Milliseconds, and an encoded entry."""
+    entries: list[tuple[int, int, bytes]] = field(default_factory=list)
+    """Ids, milliseconds, and encoded entries."""
+    last_id: int = 0
     epoch: int = 0
     holder: str = ""
     lease_ends: float = 0.0
-    saved: tuple[bytes | None, int] = (None, 0)
-    """A state, and how many entries are in it."""
+    saved: list[tuple[bytes | None, int]] = field(default_factory=lambda: [(None, 0)])
+    """States, each with the id of the last entry that is in it."""
 
     def append(self, now: float, entries: list[Entry]) -> None:
-        self.entries += [(int(now * 1000), encode(entry)) for entry in entries]
+        for entry in entries:
+            self.last_id += 1
+            self.entries.append((self.last_id, int(now * 1000), encode(entry)))
+
+    def lose_end(self, count: int) -> None:
+        """Another Redis goes on, which had not got everything; but claims are waited for."""
+        for _ in range(count):
+            if self.entries and not isinstance(decode_entry(self.entries[-1][2]), Claimed):
+                self.entries.pop()
+        end = self.entries[-1][0] if self.entries else 0
+        self.saved = [each for each in self.saved if each[1] <= end]
 
 
 class Home:
@@ -68,10 +79,10 @@ class Home:
         self.is_behind = True
         self.is_over = False
         journal = node.cluster.redis
-        self.claimed_at = len(journal.entries)
+        self.claimed_at = journal.last_id
         """The claim is the last entry."""
         self.replica = Replica(ACCOUNT, board_for(node.cluster.seed), 64)
-        state, self.position = journal.saved
+        state, self.position = journal.saved[-1]
         if state is not None:
             self.replica.restore(state)
         self._again()
@@ -90,8 +101,12 @@ class Home:
         journal = cluster.redis
         if journal.holder == self.holder:
             journal.lease_ends = cluster.time.now + LEASE_S
-        for unix_ms, octets in journal.entries[self.position :]:
-            self.position += 1
+        if journal.holder == self.holder and not self.is_behind:
+            if not journal.entries or journal.entries[-1][0] < self.position:
+                # The journal has lost its end, which is only here now.
+                self._save()
+        after = [entry for entry in journal.entries[-1000:] if entry[0] > self.position]
+        for self.position, unix_ms, octets in after:
             self._carry_out(self.replica.apply(decode_entry(octets), unix_ms))
             if self.position >= self.claimed_at:
                 self.is_behind = False
@@ -112,13 +127,16 @@ class Home:
             if cluster.silent_since.get(name, now) + MISSED_S <= now:
                 journal.append(now, [Lost(name)])
         if journal.holder == self.holder and cluster.dice.random() < 0.02:
-            journal.saved = (self.replica.capture(), self.position)
+            self._save()
+
+    def _save(self) -> None:
+        self.node.cluster.redis.saved.append((self.replica.capture(), self.position))
 
     def hand_over(self) -> None:
         """As a node that is stopped does."""
         journal = self.node.cluster.redis
         if journal.holder == self.holder and not self.is_behind:
-            journal.saved = (self.replica.capture(), self.position)
+            self._save()
             journal.lease_ends = 0.0
             self.is_over, self.node.home = True, None
 
@@ -265,8 +283,9 @@ class Node:
 class Cluster(World):
     """Clients come to any node; faults are drawn from the seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, loses_end: bool = False) -> None:
         super().__init__(seed)
+        self.loses_end = loses_end
         self.redis = Journal()
         self.silent_since: dict[str, float] = {}
         """Nodes that are dead or frozen."""
@@ -315,8 +334,10 @@ class Cluster(World):
             return
         self.faults += 1
         node = self.dice.choice(self.nodes)
-        fault = self.dice.choice([self._kill, self._freeze, self._lose_parcels, self._stop])
-        fault(node)
+        faults = [self._kill, self._freeze, self._lose_parcels, self._stop]
+        if self.loses_end:
+            faults.append(self._fail_over)
+        self.dice.choice(faults)(node)
         self.time.after(self.dice.expovariate(1 / 5), self.break_something)
 
     def _kill(self, node: Node) -> None:
@@ -329,10 +350,23 @@ class Cluster(World):
         self.nodes.append(self._new_node())
 
     def _freeze(self, node: Node) -> None:
+        if node.thaws_at > self.time.now:
+            return
         seconds = self.dice.uniform(0.5, 8)
         node.thaws_at = self.time.now + seconds
         self.silent_since[node.name] = self.time.now
-        self.time.after(seconds, lambda: self.silent_since.pop(node.name, None))
+
+        def thaw() -> None:
+            self.silent_since.pop(node.name, None)
+
+        self.time.after(seconds, thaw)
+
+    def _fail_over(self, node: Node) -> None:
+        """Redis' journal loses its end, and perhaps the home dies with it."""
+        self.redis.lose_end(self.dice.randint(1, 8))
+        home = self.home
+        if home is not None and self.dice.random() < 0.5:
+            self._kill(home.node)
 
     def _lose_parcels(self, node: Node) -> None:
         """There were too many for it."""
@@ -354,10 +388,11 @@ class Cluster(World):
 
     def server_hears(self, link: ClientLink, text: str) -> None:
         node, session = self._at.get(link.number), link.client.session
-        if link.client.is_up and session is not None:
+        if node is None:
+            return
+        if link.client.is_up and session is not None and node.thaws_at <= self.time.now:
             self._spoke_at[session.id] = self.time.now
-        if node is not None:
-            node.when_awake(lambda: node.hears(link, text))
+        node.when_awake(lambda: node.hears(link, text))
 
     def server_notices(self, link: ClientLink) -> None:
         self._links.pop(link.number, None)
@@ -391,7 +426,7 @@ class Cluster(World):
         self.history.gap(session.peer)
 
     def look_at(self, parcel: Parcel) -> None:
-        """A home speaks; who is told of a gap may not hear it, and is told `resume_expired` then."""
+        """Who is told of a gap may not hear it, and is told `resume_expired` when it asks again."""
         for item in parcel.items:
             if item[0] == Kind.SEND and b'"resume_gap"' in item[3]:
                 self._with_gap.add(self._resuming[item[1]])

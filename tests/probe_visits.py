@@ -22,7 +22,14 @@ from probe_faults import FAULTS, Fault
 Found = dict[str, Any]
 Visit = Callable[[Path], Found]
 BY_NAME = {fault.name: fault for fault in FAULTS}
-MEASURED = ("nothing", "all TURN blocked", "10 % loss", "300 kbit/s", "300 ms delay")
+MEASURED = (
+    "nothing",
+    "UDP and TCP 3478 blocked",
+    "all TURN blocked",
+    "10 % loss",
+    "300 kbit/s",
+    "300 ms delay",
+)
 """Faults with which the tests of quality are run, too."""
 _TOGETHER = ("all TURN blocked", "300 ms delay")
 """Here these tests wait most of the time, and do not mind each other."""

@@ -34,6 +34,11 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://{LOOPBACK}:{self.port}/0"
 
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
     def start(self) -> None:
         """Start, and wait until it answers; what was written before is there again."""
         command = ["redis-server", *self._arguments, "--port", str(self.port), "--bind", LOOPBACK]

@@ -69,7 +69,7 @@ class Device:
             consumer(message)
 
         client._line._take = witness
-        await client.__aenter__()
+        await _entered(client)
         self._reader = asyncio.create_task(self._read(client))
 
     async def close(self) -> None:
@@ -187,6 +187,19 @@ class Device:
             case SessionLost():
                 self.sessions_lost += 1
                 history.gap(message.peer)
+
+
+async def _entered(client: SignalingClient) -> None:
+    """The first connection is the application's to repeat."""
+    async with asyncio.timeout(SCENE_TIMEOUT_S):
+        while True:
+            try:
+                await client.__aenter__()
+                return
+            except SignalingError as refusal:
+                if not refusal.retryable:
+                    raise
+            await asyncio.sleep(0.1)
 
 
 def _description() -> tuple[str, str, str]:

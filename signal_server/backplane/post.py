@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import secrets
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -29,6 +30,7 @@ WATCH_S = 0.25
 PATIENCE_S = 3.0
 """How long the former home may take to come back after Redis was lost, or has lost everything."""
 RETRY_S = 0.1
+MAX_FAREWELLS = 1000
 _LINK_BITS = 31
 _FRESH_BYTES = 12
 
@@ -64,6 +66,8 @@ class Post:
         self._new_replica = new_replica
         self._link = self._new_link()
         self._news = asyncio.Event()
+        self._farewells: deque[Batch] = deque(maxlen=MAX_FAREWELLS)
+        """Of links that are cut, for a home that does not know it."""
         self._claims_from = 0.0
         self._emptied_at: float | None = None
         self._settling: list[tuple[int, asyncio.Future[None]]] = []
@@ -152,7 +156,11 @@ class Post:
     def cut(self) -> None:
         """Something is missing: the clients here resume, on a new link."""
         gone, self.connections = self.connections, set()
-        self._link = self._new_link()
+        old, self._link = self._link, self._new_link()
+        if old.taken:
+            # The home must not wait for it for ever: it cuts what has a hole in its numbers.
+            self._farewells.append(Batch(old.number, self._plane.node, old.taken + 2, "", []))
+            self._news.set()
         for _, future in self._settling:
             if not future.done():
                 future.set_result(None)
@@ -221,12 +229,29 @@ class Post:
         while True:
             await self._news.wait()
             self._news.clear()
+            while self._farewells:
+                await self._take_leave(self._farewells[0])
+                self._farewells.popleft()
             while self._link.has_news:
                 link = self._link
                 seen, link.seen = link.seen, None
                 batch = link.take(secrets.token_urlsafe(_FRESH_BYTES))
                 entries: list[Entry] = [each for each in (seen, batch) if each is not None]
                 await self._write(link, entries, batch)
+
+    async def _take_leave(self, farewell: Batch) -> None:
+        while True:
+            if self._plane.is_alone and (self.home is None or self.home.is_alone):
+                if self.home is not None:
+                    self.home.apply_alone(farewell)
+                    return
+            else:
+                try:
+                    await self._journal.append(self.account, [farewell])
+                    return
+                except FleetUnavailable:
+                    pass
+            await asyncio.sleep(RETRY_S)
 
     async def _write(self, link: Link, entries: list[Entry], batch: Batch | None) -> None:
         """Into the journal; a repetition is recognized by its number."""

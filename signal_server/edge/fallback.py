@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from signal_server.edge.event_stream import EventStream
 from signal_server.edge.http_connection import LOST, Endpoint, HttpConnection, HttpConnections
+from signal_server.edge.siblings import Siblings
 from signal_server.wire.base import SequenceNumber
 from signal_server.wire.codec import encode
 from signal_server.wire.codes import CloseCode, ErrorCode
@@ -95,12 +96,19 @@ _Act = Callable[[Request, HttpConnection], Awaitable[Response]]
 class Fallback:
     """One per node."""
 
-    def __init__(self, endpoint: Endpoint, limits: Limits, max_sessions: int = 20_000) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        limits: Limits,
+        max_sessions: int = 20_000,
+        siblings: Siblings | None = None,
+    ) -> None:
         self.connections = HttpConnections(endpoint, limits, max_sessions)
         self.max_body_bytes = 2 * limits.message_bytes
         """The application must let that much through."""
         self._endpoint = endpoint
         self._limits = limits
+        self._siblings = siblings
 
     def routes(self) -> list[Route]:
         one = "/v1/sessions/{session}"
@@ -187,9 +195,18 @@ class Fallback:
                 return await act(request, found)
             if found == 0:
                 return _problem("unauthenticated", "that is not the session's resume secret")
+            if found is None and self._siblings is not None:
+                return await self._elsewhere(request, self._siblings)
             return _closed(found)
 
         return checked
+
+    async def _elsewhere(self, request: Request, siblings: Siblings) -> Response:
+        body = await read_body(request, self.max_body_bytes)
+        if body is None:
+            return _problem("payload_too_large", "the body is too large, or came too slowly")
+        answer = await siblings.ask(request, request.path_params["session"], body)
+        return answer or _closed(None)
 
     async def _post(self, request: Request, connection: HttpConnection) -> Response:
         with connection.request():

@@ -6,7 +6,7 @@ Each cell has a network, a deployment and a browser of its own, so a few run sid
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -35,6 +35,8 @@ class Quality:
     """testPeerToPeerCallQuality: result and reason; one of these."""
     call: tuple[str, ...]
     """testCallQuality: the same."""
+    transport: str = "udp"
+    """That a call to the deployment goes over."""
     connectivity: tuple[tuple[str, str, str], ...] = ()
     """failedTests of OpenTok's testConnectivity: type, name and reason of the error."""
     audio: str = ""
@@ -48,6 +50,7 @@ GONE = "The server stopped answering during the test."
 _LOSSY = ("warning high_loss", "bad high_loss")
 QUALITY: Mapping[str, Quality] = {
     "nothing": Quality(loop=("good",), call=("good",)),
+    "UDP and TCP 3478 blocked": Quality(loop=("good",), call=("good",), transport="tls"),
     "all TURN blocked": Quality(
         loop=("failed unreachable",),
         call=("failed unreachable",),
@@ -110,7 +113,11 @@ def seen(checks: list[Found]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", [fault.name for fault in FAULTS])
-def test_the_verdict_and_its_reasons(name: str, found: Found) -> None:
+def test_the_verdict_and_its_reasons(
+    name: str, found: Found, record_property: Callable[[str, object], None]
+) -> None:
+    for test in ("network", "sockets"):
+        record_property(f"{test} (ms)", round(found[test]["durationMs"]))
     fault = BY_NAME[name]
     checks, verdict = seen(found["checks"]), found["verdict"]
     told = {**fault.reasons, **fault.browser}
@@ -136,6 +143,7 @@ def test_the_quality_of_a_call(name: str, found: Found) -> None:
     assert opentok.get("rejects", "") == quality.rejects
     if quality.rejects:
         return
+    assert (found["call"]["transport"], opentok["transport"]) == (quality.transport,) * 2
     for kind, reasons in (("audio", (quality.audio,)), ("video", quality.video)):
         reason = opentok[kind].get("reason", "")
         assert reason in reasons, f"{kind}: {opentok}"

@@ -2,8 +2,9 @@
 
 Clients say hello, lose connections, resume with right, former and wrong secrets, repeat requests,
 acknowledge too little, read over HTTP, want receipts, talk on connections that were fenced off, and
-stay away for longer than the window. The oracle keeps whole messages in plain lists and finds out everything by
-looking through them; it shares no code with the core. PARLEY_LONG=1 runs 100k steps and more.
+stay away for longer than the window. The oracle keeps whole messages in plain lists and finds out
+everything by looking through them; it shares no code with the core. PARLEY_LONG=1 runs 100k steps
+and more.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ class Oracle:
     def learn(self, who: str, number: str, **what: str) -> None:
         """The last word about a message, if its sender is there and has not heard it."""
         sender = next((session for session in self.live if session.peer == who), None)
-        if sender is not None and sender.followed.pop(number, None):
+        if sender is not None and sender.followed.pop(number, ""):
             self.log(sender, "receipt", ref=number, **what)
 
     def parted(self, session: Known, reason: str) -> None:
@@ -274,7 +275,7 @@ class Oracle:
             return "resume_gap"
         session.connection, session.ends_at = connection, None
         held = [] if is_current else [good for good in session.good_secrets if good != secret]
-        session.good_secrets = [*held, secret][-FORMER_SECRETS:] + [new]
+        session.good_secrets = [*[*held, secret][-FORMER_SECRETS:], new]
         session.acknowledge(last_seq)
         self.acknowledged(session, last_seq)
         resumed = {"from_seq": last_seq + 1, "replayed": len(missing), "secret": new}

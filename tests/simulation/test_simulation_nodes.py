@@ -16,13 +16,13 @@ CLIENTS = 6
 
 
 class Nodes(Cluster):
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int, *, loses_end: bool = False) -> None:
+        super().__init__(seed, loses_end=loses_end)
         self.clients = [Wanderer(self, f"i{number}") for number in range(CLIENTS)]
 
 
-def play(seed: int) -> Nodes:
-    world = Nodes(seed)
+def play(seed: int, *, loses_end: bool = False) -> Nodes:
+    world = Nodes(seed, loses_end=loses_end)
     world.run()
     return world
 
