@@ -156,6 +156,9 @@ def send_again_once(sender: RTCRtpSender) -> None:
 
 async def close(pc: RTCPeerConnection) -> None:
     """Closes a connection; aioice would wait a minute for a relay that is gone."""
+    for transceiver in pc.getTransceivers():
+        # Their threads end here, however long the rest takes.
+        await transceiver.stop()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_S):
             await pc.close()

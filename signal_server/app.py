@@ -24,10 +24,10 @@ from starlette.routing import BaseRoute
 
 from signal_server import clock, metrics
 from signal_server.backplane.contract import Backplane, Services
+from signal_server.backplane.facts import Fact, Facts
 from signal_server.backplane.journaled import JournaledBackplane
 from signal_server.backplane.memory import Clocks, MemoryBackplane
 from signal_server.config import Settings
-from signal_server.core.effects import Announce
 from signal_server.core.inputs import IceGrant, Permit
 from signal_server.core.rules import Rules
 from signal_server.core.switchboard import Switchboard
@@ -145,16 +145,19 @@ class Node:
         def new_board() -> Switchboard:
             return Switchboard(node.name, node.region, rules, int(clock.unix() * 1000))
 
+        def new_facts() -> Facts:
+            return Facts(self.settings.webhooks.rooms)
+
         url = self.settings.backplane.url
         if not url:
             clocks = Clocks(clock.monotonic, clock.unix)
-            return MemoryBackplane(new_board(), services, clocks)
+            return MemoryBackplane(new_board(), services, clocks, new_facts())
         # Each home waits for its journal on a connection of its own.
         client = connect(url, max_connections=MAX_REDIS_CONNECTIONS)
         turn = self.settings.turn
         secret = turn.identity_secret or turn.secret
         depth = self.settings.limits.json_depth
-        return JournaledBackplane(node.name, client, secret, new_board, depth, services)
+        return JournaledBackplane(node.name, client, secret, new_board, new_facts, depth, services)
 
     async def start(self) -> None:
         """What runs beside the requests: the TURN fleet, key sets, webhooks."""
@@ -207,9 +210,9 @@ class Node:
             self.account, key.sid, identity, room=room, ttl_s=ttl_s, now=clock.unix()
         )
 
-    def _announce(self, fact: Announce) -> None:
+    def _announce(self, fact: Fact) -> None:
         if self.webhooks is not None:
-            self.webhooks.publish(fact.kind, account=fact.account, room=fact.room, data=fact.data)
+            self.webhooks.publish(fact)
 
     def _authenticate(self, token: str) -> Bearer | Refusal:
         now = clock.unix()

@@ -27,6 +27,7 @@ from signal_server.backplane.entries import (
     decode_parcels,
     encode,
 )
+from signal_server.backplane.facts import Facts
 from signal_server.backplane.link import Fate, Link
 from signal_server.backplane.replica import Outcome, Replica
 from signal_server.client_session import ClientSession
@@ -81,7 +82,7 @@ class Home:
         journal = node.cluster.redis
         self.claimed_at = journal.last_id
         """The claim is the last entry."""
-        self.replica = Replica(ACCOUNT, board_for(node.cluster.seed), 64)
+        self.replica = Replica(ACCOUNT, board_for(node.cluster.seed), Facts(1000), 64)
         state, self.position = journal.saved[-1]
         if state is not None:
             self.replica.restore(state)
@@ -101,10 +102,10 @@ class Home:
         journal = cluster.redis
         if journal.holder == self.holder:
             journal.lease_ends = cluster.time.now + LEASE_S
-        if journal.holder == self.holder and not self.is_behind:
-            if not journal.entries or journal.entries[-1][0] < self.position:
-                # The journal has lost its end, which is only here now.
-                self._save()
+        end = journal.entries[-1][0] if journal.entries else 0
+        if end < self.position and journal.holder == self.holder and not self.is_behind:
+            # The journal has lost its end, which is only here now.
+            self._save()
         after = [entry for entry in journal.entries[-1000:] if entry[0] > self.position]
         for self.position, unix_ms, octets in after:
             self._carry_out(self.replica.apply(decode_entry(octets), unix_ms))
@@ -419,11 +420,13 @@ class Cluster(World):
 
     def lost_session(self, session: ClientSession, code: str) -> None:
         """Only after a silence: the window has ended, or the log was too short for it."""
+        self.history.gap(session.peer)
+        if self.loses_end:
+            return
         silence_s = self.time.now - self._spoke_at[session.id]
         is_gap = session.id in self._with_gap
         assert is_gap or code == "resume_expired"
         assert silence_s > (1 if is_gap else WINDOW_S - SLACK_S), (code, silence_s)
-        self.history.gap(session.peer)
 
     def look_at(self, parcel: Parcel) -> None:
         """Who is told of a gap may not hear it, and is told `resume_expired` when it asks again."""

@@ -63,7 +63,7 @@ secret = "{KEY_SECRET}"
 [[accounts]]
 sid = "{METERED_SID}"
 auth_token = "{METERED_TOKEN}"
-limits = {{{{ byte_quota = {METERED_BYTES} }}}}
+limits = {{{{ byte_quota = {METERED_BYTES}, identity_bytes = {METERED_BYTES // 2} }}}}
 """
 
 

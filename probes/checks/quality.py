@@ -35,6 +35,9 @@ _EVERY_S = 1.0
 SETTLE_S = 2.0
 """Until the rate of the video suits the link; what is lost meanwhile is not judged."""
 _PINGS_PER_S = 5
+_BUSY = 0.1
+"""Share of the time that a machine may keep this process waiting, before its delay and its loss say
+more of the machine than of the network."""
 _HD = (1280, 720)
 _HIGH_DELAY_MS, _HIGH_LOSS = 300.0, 0.05
 _SILENT_SECONDS = 2
@@ -105,6 +108,8 @@ class QualityCheck:
         self._tls = tls
         self._pace = Pace()
         self._trips: list[float] = []
+        self._late_s = 0.0
+        """How much later than it wanted this process was woken, in all."""
         window_s = min(WINDOW_S, duration_s - SETTLE_S)
         self._audio = _Track("audio", window_s)
         self._video = _Track("video", window_s)
@@ -133,6 +138,8 @@ class QualityCheck:
         except msgspec.DecodeError:
             text = "something else than Parley answers"
             return _both(State.FAILED, Reason.HTTP_STATUS, text)
+        if self._late_s > _BUSY * self._duration_s:
+            return _both(State.SKIPPED, Reason.TIMEOUT, "this machine is too busy to tell")
         if self._audio.has_stopped:
             return _both(State.FAILED, Reason.SERVER_GONE, "the relay stopped carrying anything")
         return [self._sound(), self._picture()]
@@ -196,7 +203,9 @@ class QualityCheck:
             number += 1
             sent_at[str(number)] = time.monotonic()
             channel.send(str(number))
+            due = time.monotonic() + 1 / _PINGS_PER_S
             await asyncio.sleep(1 / _PINGS_PER_S)
+            self._late_s += time.monotonic() - due
 
     def _round_trip_ms(self) -> float:
         recent = sorted(self._trips[-25:])

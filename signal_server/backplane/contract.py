@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from signal_server.core.effects import Announce
+from signal_server.backplane.facts import Fact
 from signal_server.core.inputs import IceGrant, Input
 from signal_server.core.switchboard import Switchboard
 from signal_server.core.tally import Tally
@@ -54,7 +54,7 @@ class Services(NamedTuple):
     """What a switchboard's effects need beside connections."""
 
     grant: GrantServers
-    announce: Callable[[Announce], None]
+    announce: Callable[[Fact], None]
 
 
 class Figures(NamedTuple):

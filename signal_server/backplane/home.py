@@ -15,10 +15,11 @@ from typing import Protocol
 
 from signal_server.backplane.contract import Services
 from signal_server.backplane.entries import Batch, Claimed, Entry, Granted, Lost, Parcel, Tick
+from signal_server.backplane.facts import Fact
 from signal_server.backplane.redis_journal import Claim, RedisJournal, Written, order
 from signal_server.backplane.replica import Outcome, Replica
 from signal_server.core import inputs
-from signal_server.core.effects import Announce, GrantIce
+from signal_server.core.effects import GrantIce
 from signal_server.core.state import StateError, pack, unpack
 from turn_broker.fleet.contract import FleetUnavailable
 
@@ -260,7 +261,7 @@ class Home:
             elif not self.is_alone:
                 self._around.dispatch(node, parcel)
         for demand in outcome.demands:
-            if isinstance(demand, Announce):
+            if isinstance(demand, Fact):
                 self._services.announce(demand)
             elif self.is_behind:
                 self._wishes[demand.session, demand.request] = demand

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from signal_server import clock
 from signal_server.backplane.contract import Figures, Services, Speaker, figures_of
 from signal_server.backplane.entries import Parcel
+from signal_server.backplane.facts import Facts
 from signal_server.backplane.home import Home, RedisClock
 from signal_server.backplane.post import Post
 from signal_server.backplane.redis_journal import RedisJournal
@@ -47,6 +48,7 @@ class JournaledBackplane:
         client: RedisClient,
         secret: str,
         new_board: Callable[[], Switchboard],
+        new_facts: Callable[[], Facts],
         json_depth: int,
         services: Services,
     ) -> None:
@@ -60,6 +62,7 @@ class JournaledBackplane:
         self._client = client
         self._journal = RedisJournal(client, secret)
         self._new_board = new_board
+        self._new_facts = new_facts
         self._json_depth = json_depth
         self._posts: dict[str, Post] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -168,7 +171,7 @@ class JournaledBackplane:
         return post
 
     def _new_replica(self, account: str) -> Replica:
-        return Replica(account, self._new_board(), self._json_depth)
+        return Replica(account, self._new_board(), self._new_facts(), self._json_depth)
 
     # Redis ----------------------------------------------------------------------------------
 

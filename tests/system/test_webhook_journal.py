@@ -16,6 +16,7 @@ from links import Talker
 from servers import Server, start_serve
 from webhook_receiver import DEADLINE_S, SECRET, Receiver, status
 
+from signal_server.backplane.facts import Fact
 from signal_server.edge.webhook_journal import WebhookJournal
 from signal_server.edge.webhook_post import WebhookPost
 from signal_server.edge.webhook_queue import WebhookEndpoint, WebhookSettings
@@ -96,6 +97,12 @@ endpoints = [{{url = "{receiver.url}", secrets = ["{SECRET}"]}}]
     await receiver.stop()
 
 
+def _joined(number: int) -> Fact:
+    return Fact(
+        kind="peer.joined", account="a", room="r", sequence=number, unix_ms=1, data={"n": number}
+    )
+
+
 @asynccontextmanager
 async def sending(path: Path, endpoint: WebhookEndpoint) -> AsyncIterator[Webhooks]:
     """Tries once, and keeps two that died."""
@@ -114,8 +121,8 @@ async def test_the_dead_are_kept_and_bounded(tmp_path: Path) -> None:
     endpoint = WebhookEndpoint(url=receiver.url, secrets=[SECRET])
     path = tmp_path / "journal"
     async with sending(path, endpoint) as sender:
-        for number in range(4):
-            sender.publish("peer.joined", account="a", room="r", data={"n": number})
+        for number in range(1, 5):
+            sender.publish(_joined(number))
         await sender.delivered()
         assert len(sender.dead) == 2
 
@@ -136,7 +143,7 @@ async def test_letters_of_an_endpoint_that_is_gone_are_dropped(tmp_path: Path) -
     path = str(tmp_path / "journal")
     gone = WebhookEndpoint(url="http://127.0.0.1:9/", secrets=[SECRET])
     async with sending(Path(path), gone) as sender:
-        sender.publish("peer.joined", account="a", room=None, data={})
+        sender.publish(_joined(1))
         await sender.delivered()
     journal = WebhookJournal(path, [WebhookEndpoint(url="http://other/", secrets=[SECRET])])
     assert journal.letters() == []

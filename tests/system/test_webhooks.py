@@ -8,18 +8,22 @@ import gc
 import json
 import logging
 import random
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 from webhook_receiver import DEADLINE_S, SECRET, Answer, Arrived, Receiver, status
 
+from signal_server.backplane.facts import Facts
+from signal_server.core.effects import Announce
 from signal_server.edge.webhook_post import WebhookPost
 from signal_server.edge.webhook_queue import Outcome, WebhookEndpoint, WebhookSettings, flaw_of
 from signal_server.edge.webhooks import Webhooks
@@ -58,8 +62,13 @@ def to(receiver: Receiver, **changes: Any) -> WebhookEndpoint:
     return WebhookEndpoint(**{"url": receiver.url, "secrets": [SECRET], **changes})
 
 
-def publish(webhooks: Webhooks, room: str | None, kind: str = "peer.joined", **data: Any) -> None:
-    webhooks.publish(kind, account=ACCOUNT, room=room, data=data)
+_facts: WeakKeyDictionary[Webhooks, Facts] = WeakKeyDictionary()
+
+
+def publish(webhooks: Webhooks, room: str, kind: str = "peer.joined", **data: Any) -> None:
+    facts = _facts.setdefault(webhooks, Facts(16))
+    announced = Announce(kind=kind, account=ACCOUNT, room=room, data=data)
+    webhooks.publish(facts.place(announced, int(time.time() * 1000)))
 
 
 async def settled(webhooks: Webhooks) -> None:
@@ -78,7 +87,7 @@ async def test_an_event_arrives_signed_and_numbered(receiver: Receiver) -> None:
         publish(webhooks, "blue", peer="p1", text="grüße")
         publish(webhooks, "blue")
         publish(webhooks, "red")
-        publish(webhooks, None, "push.requested")
+        publish(webhooks, "call", "push.requested")
         await settled(webhooks)
     first = next(each for each in receiver.arrived if each.event["data"])
     assert first.path == "/hooks?key=1"
@@ -97,7 +106,7 @@ async def test_an_event_arrives_signed_and_numbered(receiver: Receiver) -> None:
         ("blue", 1),
         ("blue", 2),
         ("red", 1),
-        (None, 1),
+        ("call", 1),
     }
     assert len({each.headers["webhook-id"] for each in receiver.arrived}) == 4
     first.body = first.body.replace(b"p1", b"p2")
@@ -371,7 +380,7 @@ async def test_each_endpoint_gets_what_it_asked_for_and_fails_alone(receiver: Re
 
 
 async def test_sequences_of_many_rooms_are_bounded(receiver: Receiver) -> None:
-    async with sending(to(receiver), rooms=16, grace_s=DEADLINE_S) as webhooks:
+    async with sending(to(receiver), grace_s=DEADLINE_S) as webhooks:
         for n in range(20):
             publish(webhooks, f"room{n}")
         publish(webhooks, "room19")
