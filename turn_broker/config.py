@@ -183,7 +183,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Bro
         # In a shared parley.toml this section has more keys, which signaling checks.
         known = ServerSettings.__struct_fields__
         own["server"] = {key: server[key] for key in known if key in server}
-    refuse_unknown(environment, shared_sections())
+    refuse_unknown(environment, {**shared_sections(), "cors": CorsSettings.__struct_fields__})
     overlay_turn(own, environment)
     overlay_accounts(own, environment)
     overlay_backplane(own, environment)

@@ -208,6 +208,21 @@ test("messages about a call that overtake its name are not lost", async () => {
   assert.equal(call.state, "ringing");
 });
 
+test("a call whose name comes after everything else connects nevertheless", async () => {
+  const { ada } = await room(["ada", "bob"]);
+  ada.socket.send = (text) => ada.outbox.push(JSON.parse(text));
+  const call = ada.client.call("carol");
+  const sent = (type) => ada.outbox.findLast((message) => message.type === type);
+  const media = { audio: true, video: false };
+  ada.socket.say({ type: "call_accepted", call: "c1", from: "ada", device: "carol", identity: "carol", room: "c1", media });
+  ada.socket.say({ type: "room", room: "c1", epoch: 2, revision: 2, peers: [{ peer: "carol", identity: "carol", polite: false }] });
+  await settle();
+  assert.equal(call.state, "calling");
+  ada.socket.say({ type: "ok", id: sent("call_invite").id, call: "c1" });
+  await settle();
+  assert.deepEqual([call.state, sent("offer").to], ["connecting", "carol"]);
+});
+
 test("whoever is in a call is busy, or has a call waiting", async () => {
   const { ada, bob, eve } = await room(["ada", "bob", "eve"]);
   await inCall({ ada, bob });

@@ -216,3 +216,31 @@ def test_the_relay_can_hand_in_its_own_node(path: Path) -> None:
 
 def test_secrets_do_not_show(path: Path) -> None:
     assert not any(secret in repr(load(path, {})) for secret in (S1, S2, S3))
+
+
+def test_browsers_and_proxies_of_a_broker_alone(path: Path) -> None:
+    with path.open("a") as file:
+        file.write('[cors]\norigins = ["https://a.example.org"]\n[guesses]\nfailures = 3\n')
+    settings = load(path, {"PARLEY_SERVER_TRUSTED_PROXIES": "10.0.0.1, 10.0.0.2"})
+
+    assert settings.cors.origins == ["https://a.example.org"]
+    assert settings.guesses.failures == 3
+    assert settings.server.trusted_proxies == ["10.0.0.1", "10.0.0.2"]
+    both = load(path, {"PARLEY_CORS_ORIGINS": "https://b.example.org,http://127.0.0.1:3000"})
+    assert both.cors.origins == ["https://b.example.org", "http://127.0.0.1:3000"]
+    assert load(path, {"PARLEY_CORS_ORIGINS": "*"}).cors.origins == ["*"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"),
+    [
+        ({"PARLEY_CORS_ORIGINS": "https://a.example.org/"}, "cors.origins"),
+        ({"PARLEY_CORS_ORIGINS": "a.example.org"}, "cors.origins"),
+        ({"PARLEY_CORS_ORIGIN": "https://a.example.org"}, "PARLEY_CORS_ORIGIN"),
+    ],
+)
+def test_origins_that_no_browser_sends(path: Path, environment: dict[str, str], key: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(path, environment)
+
+    assert caught.value.key == key
