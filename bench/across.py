@@ -11,77 +11,21 @@ import asyncio
 import json
 import os
 import statistics
-import struct
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
+from light_client import Client  # noqa: E402
 from nodes import Node, start_nodes, token  # noqa: E402
 from redis_server import RedisServer, start_redis  # noqa: E402
 
-from signal_server.wire.codec import encode  # noqa: E402
-
 _TICKS = os.sysconf("SC_CLK_TCK")
-_MASK = b"\0\0\0\0"
 _PADDING = "x" * 120
-
-
-class Client(asyncio.Protocol):
-    """The cheapest WebSocket client that is one: whole frames, mask of zeros."""
-
-    def __init__(self, on_text: Callable[[bytes], None]) -> None:
-        self._on_text = on_text
-        self._buffer = b""
-        self._is_open = False
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(
-            b"GET /v1/signal HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
-        )
-
-    def data_received(self, octets: bytes) -> None:
-        self._buffer += octets
-        if not self._is_open:
-            head, end, rest = self._buffer.partition(b"\r\n\r\n")
-            if not end:
-                return
-            assert b" 101 " in head, head
-            self._is_open, self._buffer = True, rest
-            self.opened.set_result(None)
-        at, buffer = 0, self._buffer
-        while len(buffer) - at >= 2:
-            size, body = buffer[at + 1] & 127, at + 2
-            if size == 126:
-                size, body = int.from_bytes(buffer[at + 2 : at + 4]), at + 4
-            elif size == 127:
-                size, body = int.from_bytes(buffer[at + 2 : at + 10]), at + 10
-            if len(buffer) < body + size:
-                break
-            if buffer[at] & 15 == 1:
-                self._on_text(buffer[body : body + size])
-            at = body + size
-        self._buffer = buffer[at:]
-
-    def say(self, message: dict[str, Any]) -> None:
-        text = encode(message)
-        head = bytes([0x81, 0x80 | len(text)])
-        if len(text) > 125:
-            head = bytes([0x81, 0xFE]) + struct.pack("!H", len(text))
-        self._transport.write(head + _MASK + text)
-
-    def close(self) -> None:
-        self._transport.abort()
 
 
 class Pair:
@@ -101,26 +45,25 @@ class Pair:
     async def open(self, first: Node, second: Node, room: str) -> None:
         self._talker = await self._client(first, f"{room}-a", room, lambda _: None)
         self._listener = await self._client(second, f"{room}-b", room, self._hear)
-        while len(self._names) < 2:
-            await asyncio.sleep(0.01)
         self._to = self._names[1]
 
     async def _client(
         self, node: Node, identity: str, room: str, then: Callable[[bytes], None]
     ) -> Client:
+        greeted = asyncio.Event()
+
         def hear(text: bytes) -> None:
             if text.startswith(b'{"type":"welcome"'):
                 self._names.append(json.loads(text)["peer"])
+                greeted.set()
             else:
                 then(text)
 
         loop = asyncio.get_running_loop()
         _, client = await loop.create_connection(lambda: Client(hear), "127.0.0.1", node.port)
         await client.opened
-        before = len(self._names)
         client.say({"type": "hello", "token": token(identity), "room": room})
-        while len(self._names) == before:
-            await asyncio.sleep(0.01)
+        await greeted.wait()
         return client
 
     def say(self) -> None:

@@ -55,8 +55,10 @@ class VideoFrames:
             return None
         self._next = last + 1
         packets = [self._held.pop(number) for number in range(first, last + 1)]
-        data = b"".join(one._data for one in packets)  # noqa: SLF001 - set by the receiver
-        return JitterFrame(data, packets[0].timestamp)
+        timestamp = packets[-1].timestamp
+        # Before a frame there may be padding, which has the timestamp of the frame before.
+        own = [one._data for one in packets if one.timestamp == timestamp]  # noqa: SLF001
+        return JitterFrame(b"".join(own), timestamp)
 
     def _is_overdue(self, newest: int) -> bool:
         if not self._held:

@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from probes.openapi import added_to
 from signal_server import clock, metrics
 from signal_server.backplane.contract import Backplane, Services
 from signal_server.backplane.facts import Fact, Facts
@@ -254,6 +255,8 @@ class Node:
             *([self.probes.collector] if self.probes else []),
         )
         fragment = {"paths": openapi_paths(), "components": openapi_components()}
+        if self.probes:
+            fragment = added_to(fragment)
         number = version("parley-rtc")
         documents = {
             "/openapi.json": operations.openapi_document(number, fragment),

@@ -219,8 +219,11 @@ def _mark_of(sdp: str) -> str:
 class Group:
     """A caller, and a callee with two devices, who never lose interest in each other."""
 
-    def __init__(self, place: Place, history: History, number: int, seed: int) -> None:
+    def __init__(
+        self, place: Place, history: History, number: int, seed: int, *, may_vanish: bool = True
+    ) -> None:
         self.history = history
+        self._may_vanish = may_vanish
         self.random = random.Random(f"{seed}/{number}")
         self.caller = Device(place, history, f"caller{number}")
         self.callees = [Device(place, history, f"callee{number}") for _ in range(2)]
@@ -231,7 +234,8 @@ class Group:
         """One call."""
         scenes = [self.answered, self.canceled, self.declined, self.busy, self.both_call]
         (scene,) = self.random.choices(scenes, weights=[6, 3, 1, 1, 2])
-        if self.random.random() < 0.03 or not self.played["vanished"]:
+        vanishes = self.random.random() < 0.03 or not self.played["vanished"]
+        if vanishes and self._may_vanish:
             scene = self.vanished
         name = scene.__name__
         try:

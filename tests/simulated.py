@@ -178,7 +178,6 @@ class SimClient:
         self.ok = 0
         self.resumes = 0
         self.losses: list[str] = []
-        self.lost_at: float | None = None
         self.world = world
         self.items: dict[str, Item] = {}
         self.told: dict[tuple[str, str], list[Stage]] = {}

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from mypy_extensions import mypyc_attr
+
 from signal_server.core import ends
 from signal_server.core.description import UNNAMED, Descriptions
 from signal_server.core.gate import Gate
@@ -32,6 +34,7 @@ _WILD_STRANDS = 16
 """Ufrags remembered under a description that names none."""
 
 
+@mypyc_attr(serializable=True)
 class CandidateBuffer:
     """See the module's text; `gated` is the receiver's choice in its hello."""
 

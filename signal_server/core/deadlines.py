@@ -9,9 +9,12 @@ import heapq
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 Key = TypeVar("Key", bound=Hashable)
 
 
+@mypyc_attr(serializable=True)
 class Deadlines(Generic[Key]):
     """Setting a key again replaces its deadline; stale entries are swept when they dominate."""
 

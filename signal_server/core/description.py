@@ -6,6 +6,8 @@ does not know candidates' fates, time or who receives them.
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from signal_server.core.strand import Section
 from signal_server.wire.candidate import CandidateInit
 from signal_server.wire.sdp import Outline
@@ -21,6 +23,7 @@ UNNAMED = ""
 _REMEMBERED_SECTIONS = 256
 
 
+@mypyc_attr(serializable=True)
 class Description:
     """One description, read once."""
 
@@ -89,6 +92,7 @@ class Description:
         return max(max(sections.values()) for sections in self._sections.values())
 
 
+@mypyc_attr(serializable=True)
 class Descriptions:
     """The descriptions alive: the settled one and those that wait for their answer."""
 

@@ -5,7 +5,10 @@ A `gated` receiver gets candidates only then. It does not know candidates or des
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
 
+
+@mypyc_attr(serializable=True)
 class Gate:
     """One direction of one peer connection; negotiations are numbers that grow."""
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+from mypy_extensions import mypyc_attr
+
 from signal_server.core.candidate_buffer import CandidateBuffer
 from signal_server.wire.codes import ErrorCode
 from signal_server.wire.sdp import Outline
@@ -42,6 +44,7 @@ class Arrival(Enum):
     """An own outstanding offer, for which it must not be delivered."""
 
 
+@mypyc_attr(serializable=True)
 class Negotiation:
     """The sender's end toward one other peer."""
 

@@ -7,7 +7,10 @@ does not know messages, connections or time.
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
 
+
+@mypyc_attr(serializable=True)
 class Outbox:
     """Encoded messages by number; `held_bytes` is what a resume could still replay."""
 

@@ -101,13 +101,16 @@ class Receipts:
         """Tell which descriptions were applied; forget those that are void."""
         waiting = []
         for number, ref in end.followed or ():
+            entry = (sender.followed or {}).get(ref)
+            if entry is None:
+                # The last word about it has been said.
+                continue
             if number <= end.buffer.gate.proven:
                 self._tell(sender, ref, Stage.APPLIED)
                 self._forget(sender, ref)
             elif end.buffer.describes(number):
                 waiting.append((number, ref))
-            elif sender.followed is not None and ref in sender.followed:
-                entry = sender.followed[ref]
+            else:
                 entry.is_description = False
                 if entry.is_received:
                     self._forget(sender, ref)

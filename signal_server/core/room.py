@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from msgspec import UNSET, Raw, UnsetType
+from mypy_extensions import mypyc_attr
 
 from signal_server.core.address_policy import AddressPolicy
 from signal_server.core.inputs import Permit
@@ -17,6 +18,7 @@ from signal_server.core.outbox import Outbox
 from signal_server.core.rate_limit import RateKeys
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True, eq=False)
 class Followed:
     """A message of which its sender wants to know what becomes."""
@@ -32,6 +34,7 @@ class Followed:
     is_received: bool = False
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True, eq=False)
 class Session:
     """A peer's presence on this node."""
@@ -71,6 +74,7 @@ class Session:
     """Life (seconds) and region asked for in the latest `ice_servers`."""
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True, eq=False)
 class Room:
     """The set of peers who may address each other."""

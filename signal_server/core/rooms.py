@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from msgspec import UNSET, Raw, UnsetType
+from mypy_extensions import mypyc_attr
 
 from signal_server.core.bans import Bans
 from signal_server.core.directed import Directed
@@ -22,6 +23,7 @@ from signal_server.wire.codes import ErrorCode
 from signal_server.wire.limits import Limits
 
 
+@mypyc_attr(serializable=True)
 class Epochs:
     """Numbers that tell a room from former rooms of its name."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from zlib import adler32, crc32
 
+from mypy_extensions import mypyc_attr
+
 from signal_server.wire.candidate import CandidateInit
 
 _ITEM_OVERHEAD = 100
@@ -17,6 +19,7 @@ Section = str | int | None
 """An m-section by mid, by index where the mid is not known; None: all of them."""
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True)
 class Strand:
     """All candidates of one ufrag: what RFC 8838 calls one ICE session's."""
@@ -34,6 +37,7 @@ class Strand:
         return bool(self.ended) or self.ended_at is not None
 
 
+@mypyc_attr(serializable=True)
 @dataclass(slots=True)
 class Held:
     """One that waits."""

@@ -11,11 +11,12 @@ import contextlib
 import os
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from history import History
+from history import History, Verdict
 from nodes import Node, Proxy, start_nodes
 from redis_server import RedisServer, start_redis
 from scenes import Device, Group
@@ -61,6 +62,14 @@ class Gremlin:
             await fault()
             self.done[fault.__name__] += 1
 
+    async def restart_all(self) -> None:
+        """One after the other."""
+        for node in self._nodes:
+            await asyncio.sleep(1)
+            await asyncio.to_thread(node.drain)
+            await asyncio.to_thread(node.start)
+            self.done["drain"] += 1
+
     async def kill(self) -> None:
         node = self._dice.choice(self._nodes)
         await asyncio.to_thread(node.kill)
@@ -92,44 +101,79 @@ class Gremlin:
 
 @pytest.mark.timeout(7200 if IS_LONG else 300)
 async def test_nothing_is_lost_between_nodes(redis: RedisServer, tmp_path: Path) -> None:
-    history = History()
+    with deployment(redis, tmp_path) as (nodes, proxy):
+        played = await play(nodes, proxy, redis, lambda gremlin: gremlin.rage(FAULTS))
+    assert sum(played.faults.values()) == FAULTS
+    assert played.verdict.arrived > 10 * FAULTS
+
+
+@pytest.mark.timeout(300)
+async def test_a_rolling_restart_harms_no_call(redis: RedisServer, tmp_path: Path) -> None:
+    with deployment(redis, tmp_path) as (nodes, proxy):
+        played = await play(nodes, proxy, redis, lambda g: g.restart_all(), may_vanish=False)
+    assert played.faults == {"drain": len(nodes)}
+    assert played.resumes >= 12
+
+
+@contextlib.contextmanager
+def deployment(redis: RedisServer, home: Path) -> Iterator[tuple[list[Node], Proxy]]:
     with (
-        start_nodes(tmp_path, redis.url, window_s=WINDOW_S) as nodes,
-        Proxy(tmp_path, nodes).running() as proxy,
+        start_nodes(home, redis.url, window_s=WINDOW_S) as nodes,
+        Proxy(home, nodes).running() as proxy,
     ):
-        groups = [Group(proxy, history, number, SEED) for number in range(GROUPS)]
-        devices = [device for group in groups for device in group.devices]
+        yield nodes, proxy
+
+
+@dataclass
+class Played:
+    """What became of it."""
+
+    verdict: Verdict
+    faults: Counter[str]
+    resumes: int
+
+
+async def play(
+    nodes: Sequence[Node],
+    proxy: Proxy,
+    redis: RedisServer,
+    trouble: Callable[[Gremlin], Coroutine[None, None, None]],
+    *,
+    may_vanish: bool = True,
+) -> Played:
+    """Calls, while there is trouble; nothing may be lost, doubled or reordered."""
+    history = History()
+    groups = [
+        Group(proxy, history, number, SEED, may_vanish=may_vanish) for number in range(GROUPS)
+    ]
+    devices = [device for group in groups for device in group.devices]
+    for device in devices:
+        await device.open()
+    gremlin = Gremlin(nodes, redis, devices)
+    raging = asyncio.create_task(trouble(gremlin))
+
+    async def on_and_on(group: Group) -> None:
+        while not raging.done():
+            await group.play()
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for group in groups:
+                tasks.create_task(on_and_on(group))
+        await raging
+    finally:
+        raging.cancel()
+        await asyncio.wait([raging])
         for device in devices:
-            await device.open()
-        gremlin = Gremlin(nodes, redis, devices)
-        raging = asyncio.create_task(gremlin.rage(FAULTS))
-
-        async def play(group: Group) -> None:
-            while not raging.done():
-                await group.play()
-
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for group in groups:
-                    tasks.create_task(play(group))
-            await raging
-        finally:
-            raging.cancel()
-            await asyncio.wait([raging])
-            for device in devices:
-                with contextlib.suppress(Exception):
-                    await device.close()
-            print(f"\nfaults {dict(gremlin.done)}, last {gremlin.last}")  # noqa: T201
-
-    verdict = history.verdict()
-    played = sum((group.played for group in groups), Counter[str]())
-    resumes = sum(device.resumes for device in devices)
-    lost = sum(device.sessions_lost for device in devices)
-    print(  # noqa: T201
-        f"\nfaults {dict(gremlin.done)}, calls {dict(played)}, {verdict.arrived} messages, "
-        f"{resumes} resumes, {lost} sessions lost, {verdict.excused} excused"
-    )
+            with contextlib.suppress(Exception):
+                await device.close()
+        verdict = history.verdict()
+        calls = sum((group.played for group in groups), Counter[str]())
+        resumes = sum(device.resumes for device in devices)
+        print(  # noqa: T201
+            f"\nfaults {dict(gremlin.done)}, last {gremlin.last}, calls {dict(calls)}, "
+            f"{verdict.arrived} messages, {resumes} resumes, {verdict.excused} excused"
+        )
     assert verdict.is_good, verdict
-    assert sum(gremlin.done.values()) == FAULTS
-    assert verdict.arrived > 10 * FAULTS
-    assert lost == 0
+    assert sum(device.sessions_lost for device in devices) == 0
+    return Played(verdict, gremlin.done, resumes)

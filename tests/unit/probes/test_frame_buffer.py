@@ -96,6 +96,17 @@ def test_frames_without_an_end_do_not_pile_up() -> None:
         assert len(buffer._held) <= WAIT_TICKS // FRAME_TICKS + 2
 
 
+def test_padding_before_a_frame_is_no_part_of_it() -> None:
+    first, padding, second = (
+        packet(place, frame, is_last=end)
+        for place, (frame, end) in enumerate([(0, True), (0, False), (1, True)])
+    )
+    found = frames(VideoFrames(), [first, padding, second])
+    assert [(frame.data, frame.timestamp) for frame in found] == [
+        (b"0.", first.timestamp), (b"2.", second.timestamp),
+    ]  # fmt: skip
+
+
 def test_sound_waits_for_nothing() -> None:
     buffer = SoundFrames()
     for one in (packet(5, 5, is_last=False), packet(2, 2, is_last=False)):

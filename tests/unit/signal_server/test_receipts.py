@@ -130,6 +130,24 @@ class TestApplied:
         driver.pass_time(11)
         assert told(a) == [(1, "relayed"), (2, "relayed")]
 
+    def test_never_after_the_last_word(self, driver: Driver) -> None:
+        """Of many the oldest is no longer followed, and is not remembered anywhere."""
+        a, b = pair(driver)
+        a.send("offer", to=b.peer, sdp=sdp(("0", "u")), id="offer")
+        for number in range(4):
+            a.send("message", to=b.peer, data=1, id=number)
+        assert ("offer", "expired", "limits") in told(a)
+        b.send("answer", to=a.peer, sdp=sdp(("0", "w")))
+        assert told(a) == []
+
+    def test_provisional_answers_without_end_are_followed_in_bounds(self, driver: Driver) -> None:
+        a, b = pair(driver)
+        b.send("offer", to=a.peer, sdp=sdp(("0", "u")))
+        for number in range(50):
+            a.send("pranswer", to=b.peer, sdp=sdp(("0", "w")), id=number)
+        session = driver.board.sessions.by_id[a.session]
+        assert len(session.ends[b.peer, "main"].followed or ()) <= 4
+
     @pytest.mark.parametrize("how", ["own", "other", "replaced"])
     def test_never_when_it_was_void(self, driver: Driver, how: str) -> None:
         a, b = pair(driver)
