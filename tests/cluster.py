@@ -102,10 +102,6 @@ class Home:
         journal = cluster.redis
         if journal.holder == self.holder:
             journal.lease_ends = cluster.time.now + LEASE_S
-        end = journal.entries[-1][0] if journal.entries else 0
-        if end < self.position and journal.holder == self.holder and not self.is_behind:
-            # The journal has lost its end, which is only here now.
-            self._save()
         after = [entry for entry in journal.entries[-1000:] if entry[0] > self.position]
         for self.position, unix_ms, octets in after:
             self._carry_out(self.replica.apply(decode_entry(octets), unix_ms))
@@ -132,6 +128,10 @@ class Home:
 
     def _save(self) -> None:
         self.node.cluster.redis.saved.append((self.replica.capture(), self.position))
+
+    def sees_a_failover(self) -> None:
+        """The journal's end is only here now."""
+        self._save()
 
     def hand_over(self) -> None:
         """As a node that is stopped does."""
@@ -363,11 +363,11 @@ class Cluster(World):
         self.time.after(seconds, thaw)
 
     def _fail_over(self, node: Node) -> None:
-        """Redis' journal loses its end, and perhaps the home dies with it."""
-        self.redis.lose_end(self.dice.randint(1, 8))
+        """The journal loses its end; nothing is promised if the home were lost with it."""
         home = self.home
-        if home is not None and self.dice.random() < 0.5:
-            self._kill(home.node)
+        if home is not None and not home.is_behind and home.node.thaws_at <= self.time.now:
+            self.redis.lose_end(self.dice.randint(1, 8))
+            home.sees_a_failover()
 
     def _lose_parcels(self, node: Node) -> None:
         """There were too many for it."""
@@ -420,13 +420,11 @@ class Cluster(World):
 
     def lost_session(self, session: ClientSession, code: str) -> None:
         """Only after a silence: the window has ended, or the log was too short for it."""
-        self.history.gap(session.peer)
-        if self.loses_end:
-            return
         silence_s = self.time.now - self._spoke_at[session.id]
         is_gap = session.id in self._with_gap
         assert is_gap or code == "resume_expired"
         assert silence_s > (1 if is_gap else WINDOW_S - SLACK_S), (code, silence_s)
+        self.history.gap(session.peer)
 
     def look_at(self, parcel: Parcel) -> None:
         """Who is told of a gap may not hear it, and is told `resume_expired` when it asks again."""

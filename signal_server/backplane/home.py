@@ -120,6 +120,7 @@ class Home:
         """Redis is lost: serve this node's own clients from memory."""
         self._stop_tasks()
         self.is_alone = True
+        self.replica.stay_alone(self._around.node)
         self._watch_deadline()
 
     async def rejoin(self) -> bool:
@@ -133,6 +134,7 @@ class Home:
         if claim is None:
             return False
         now = self._around.clock.now_ms()
+        self.replica.stay_alone(None)
         # From now on the courier writes into the journal again; it is read when this is saved.
         self._claim, self._position, self.is_alone = claim, claim.entry_id, False
         self.replica.apply(Claimed(self._around.node, claim.epoch), now)

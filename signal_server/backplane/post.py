@@ -192,6 +192,7 @@ class Post:
     async def rejoin(self) -> None:
         """Redis is back, and perhaps a home elsewhere with all that happened. FleetUnavailable."""
         self._claims_from = asyncio.get_running_loop().time() + PATIENCE_S
+        asyncio.get_running_loop().call_later(RETRY_S, self._news.set)
         home = self.home
         if home is None or not home.is_alone:
             return
@@ -229,9 +230,7 @@ class Post:
         while True:
             await self._news.wait()
             self._news.clear()
-            while self._farewells:
-                await self._take_leave(self._farewells[0])
-                self._farewells.popleft()
+            await self._take_leave()
             while self._link.has_news:
                 link = self._link
                 seen, link.seen = link.seen, None
@@ -239,19 +238,14 @@ class Post:
                 entries: list[Entry] = [each for each in (seen, batch) if each is not None]
                 await self._write(link, entries, batch)
 
-    async def _take_leave(self, farewell: Batch) -> None:
-        while True:
-            if self._plane.is_alone and (self.home is None or self.home.is_alone):
-                if self.home is not None:
-                    self.home.apply_alone(farewell)
-                    return
-            else:
-                try:
-                    await self._journal.append(self.account, [farewell])
-                    return
-                except FleetUnavailable:
-                    pass
-            await asyncio.sleep(RETRY_S)
+    async def _take_leave(self) -> None:
+        """Of links that were cut; while Redis is lost, later."""
+        while self._farewells and not self._plane.is_alone:
+            try:
+                await self._journal.append(self.account, [self._farewells[0]])
+                self._farewells.popleft()
+            except FleetUnavailable:
+                await asyncio.sleep(RETRY_S)
 
     async def _write(self, link: Link, entries: list[Entry], batch: Batch | None) -> None:
         """Into the journal; a repetition is recognized by its number."""

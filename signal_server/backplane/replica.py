@@ -124,6 +124,18 @@ class Replica:
         self._items = {}
         self._unix_ms = unix_ms
 
+    def stay_alone(self, node: str | None) -> None:
+        """Only this node's clients can be reached; None: all of them again."""
+        if node is None:
+            self.board.cut_off(None)
+            return
+
+        def is_elsewhere(connection: int) -> bool:
+            link = self.links.get(link_of(connection))
+            return link is None or link.node != node
+
+        self.board.cut_off(is_elsewhere)
+
     def next_deadline(self) -> float | None:
         """Unix seconds of Redis' clock."""
         return self.board.next_deadline()

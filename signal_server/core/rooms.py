@@ -51,6 +51,8 @@ class Rooms:
     ) -> None:
         self.by_name: dict[tuple[str, str], Room] = {}
         """By account and name."""
+        self.is_cut_off: Callable[[int], bool] | None = None
+        """Which connections cannot be reached now, when there are such."""
         self._limits = limits
         self._tally = tally
         self._directed = directed
@@ -226,6 +228,8 @@ class Rooms:
         if _size(data) > limits.data_bytes:
             return Refusal(ErrorCode.PAYLOAD_TOO_LARGE, "data is too long")
         room = self.by_name.get((permit.account, name))
+        if room is not None and self._is_split(room):
+            return Refusal(ErrorCode.UNAVAILABLE, "some of this room cannot be reached now")
         if room is None:
             if len(self.by_name) >= limits.rooms_per_node:
                 return Refusal(ErrorCode.LIMIT_EXCEEDED, "too many rooms on this node")
@@ -234,6 +238,12 @@ class Rooms:
         ):
             return Refusal(ErrorCode.ROOM_FULL, f"the room holds {limits.peers_per_room} peers")
         return None
+
+    def _is_split(self, room: Room) -> bool:
+        return self.is_cut_off is not None and any(
+            member.connection is not None and self.is_cut_off(member.connection)
+            for member in room.members.values()
+        )
 
     def _snapshot(self, session: Session, room: Room) -> None:
         snapshot = m.RoomSnapshot(

@@ -8,6 +8,7 @@ not know sockets, tokens, metrics or the broker.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from signal_server.core import inputs
@@ -136,6 +137,10 @@ class Switchboard:
         """When `handle_timeout` has work next."""
         deadlines = [agenda.next() for agenda in self._agendas]
         return min((at for at in deadlines if at is not None), default=None)
+
+    def cut_off(self, is_cut_off: Callable[[int], bool] | None) -> None:
+        """Which connections cannot be reached from now on: rooms with them take nobody in."""
+        self._rooms.is_cut_off = is_cut_off
 
     def containers(self) -> tuple[object, ...]:
         """The whole state, in an order that stays."""

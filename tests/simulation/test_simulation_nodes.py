@@ -11,7 +11,7 @@ import pytest
 from cluster import Cluster
 from wandering import Wanderer, assert_all_is_settled
 
-SEEDS = 1000 if os.environ.get("PARLEY_LONG") == "1" else 15
+SEEDS = 1000 if os.environ.get("PARLEY_LONG") == "1" else 12
 CLIENTS = 6
 
 
@@ -32,3 +32,12 @@ def test_simulation_nodes(seed: int) -> None:
     world = play(seed)
     assert world.home is not None
     assert_all_is_settled(world, world.clients, world.home.replica.board)
+
+
+def test_simulation_of_nodes_meets_what_it_is_there_for() -> None:
+    worlds = [play(seed) for seed in range(4)]
+    assert sum(world.faults for world in worlds) > 30
+    assert sum(world.claims for world in worlds) > 10, "homes come and go"
+    assert sum(world.cuts for world in worlds) > 8
+    assert sum(client.resumes for world in worlds for client in world.clients) > 100
+    assert sum(world.history.verdict().arrived for world in worlds) > 1000

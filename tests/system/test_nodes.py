@@ -164,7 +164,7 @@ async def test_without_redis_a_node_goes_on_for_its_own(
     async with (
         peer(a, "alice") as alice,
         peer(a, "carol") as carol,
-        peer(b, "bob", "elsewhere") as bob,
+        peer(b, "bob", "shared") as bob,
     ):
         await alice.hear("peer_joined", identity="carol")
         hung_at = time.monotonic()
@@ -177,6 +177,9 @@ async def test_without_redis_a_node_goes_on_for_its_own(
             answer = await alice.ask("message", 1, to=carol.welcome["peer"], data=1)
             assert answer["type"] == "ok"
             await carol.hear("message", data=1)
+            # A room of which some are elsewhere takes nobody in.
+            refused = await carol.ask("join", 2, room="shared")
+            assert (refused["code"], refused["retryable"]) == ("unavailable", True)
             # Whoever needs another node is told to begin anew, and may among those who are here.
             await until(lambda: bob.closed_with == 4000)
             async with peer(b, "bob", "island") as one, peer(b, "dave", "island") as two:
