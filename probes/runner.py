@@ -30,7 +30,9 @@ HTTP_TIMEOUT_S = 8.0
 TURN_LIMIT_S = 60.0
 WS_LIMIT_S = 15.0
 API_LIMIT_S = 30.0
-QUALITY_EXTRA_S = 40.0
+QUALITY_EXTRA_S = 45.0
+PEER_RESERVE_S = 15.0
+"""Of a server peer's life, for connecting and for a call that is not good at once."""
 _CONNECTIONS = httpx.Limits(max_connections=8, keepalive_expiry=2.0)
 """An idle connection is given up before a server's own limit closes it under a request."""
 
@@ -168,7 +170,7 @@ class Run:
         for one in waiting:
             self._note(one)
         began = time.monotonic()
-        duration_s = self.plan.quality_s
+        duration_s = min(self.plan.quality_s, max(session.limits.peer_s - PEER_RESERVE_S, 1.0))
         check = QualityCheck(api, *found, duration_s=duration_s, tls=self.plan.tls)
         try:
             async with asyncio.timeout(self.plan.quality_s + QUALITY_EXTRA_S):

@@ -2,7 +2,8 @@
 
 The pure parts are real (`Replica`, `Link`, entries through their encoding); what the asyncio parts
 do with Redis is acted out: batches and parcels take time, come twice or not at all, homes read
-late, nodes are killed, freeze and come back, and states are saved now and then.
+late, nodes are killed, freeze and come back, states are saved now and then, and Redis fails over to
+a replica that lacks the end of the journal.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ class Journal:
     entries: list[tuple[int, int, bytes]] = field(default_factory=list)
     """Ids, milliseconds, and encoded entries."""
     last_id: int = 0
+    run: int = 0
+    """Of the Redis that has it; another after a failover."""
+    claimed_in_run: int = 0
     epoch: int = 0
     holder: str = ""
     lease_ends: float = 0.0
@@ -67,6 +71,7 @@ class Journal:
         for _ in range(count):
             if self.entries and not isinstance(decode_entry(self.entries[-1][2]), Claimed):
                 self.entries.pop()
+        self.run += 1
         end = self.entries[-1][0] if self.entries else 0
         self.saved = [each for each in self.saved if each[1] <= end]
 
@@ -273,7 +278,9 @@ class Node:
         is_awake = self.thaws_at <= time.now
         if is_awake and self.home is None and is_wanted and journal.lease_ends <= time.now:
             journal.epoch += 1
-            journal.append(time.now, [Claimed(self.name, journal.epoch)])
+            is_doubtful = journal.claimed_in_run != journal.run
+            journal.append(time.now, [Claimed(self.name, journal.epoch, is_doubtful)])
+            journal.claimed_in_run = journal.run
             journal.lease_ends = time.now + LEASE_S
             self.home = Home(self, journal.epoch)
             journal.holder = self.home.holder
@@ -284,12 +291,16 @@ class Node:
 class Cluster(World):
     """Clients come to any node; faults are drawn from the seed."""
 
-    def __init__(self, seed: int, *, loses_end: bool = False) -> None:
+    loses_both = False
+    """Also the end of the journal and the home together, for which nothing is promised."""
+
+    def __init__(self, seed: int) -> None:
         super().__init__(seed)
-        self.loses_end = loses_end
         self.redis = Journal()
         self.silent_since: dict[str, float] = {}
         """Nodes that are dead or frozen."""
+        self.forgot_at = -2 * WINDOW_S
+        """When a journal's end was lost together with the home."""
         self.cuts = self.claims = self.faults = 0
         self._names = itertools.count(1)
         self._at: dict[int, Node] = {}
@@ -335,9 +346,7 @@ class Cluster(World):
             return
         self.faults += 1
         node = self.dice.choice(self.nodes)
-        faults = [self._kill, self._freeze, self._lose_parcels, self._stop]
-        if self.loses_end:
-            faults.append(self._fail_over)
+        faults = [self._kill, self._freeze, self._lose_parcels, self._stop, self._fail_over]
         self.dice.choice(faults)(node)
         self.time.after(self.dice.expovariate(1 / 5), self.break_something)
 
@@ -363,11 +372,15 @@ class Cluster(World):
         self.time.after(seconds, thaw)
 
     def _fail_over(self, node: Node) -> None:
-        """The journal loses its end; nothing is promised if the home were lost with it."""
+        """The journal loses its end, and perhaps the home, which still knew it."""
         home = self.home
         if home is not None and not home.is_behind and home.node.thaws_at <= self.time.now:
             self.redis.lose_end(self.dice.randint(1, 8))
-            home.sees_a_failover()
+            if not self.loses_both or self.dice.random() < 0.5:
+                home.sees_a_failover()
+            else:
+                self.forgot_at = self.time.now
+                self._kill(home.node)
 
     def _lose_parcels(self, node: Node) -> None:
         """There were too many for it."""
@@ -420,11 +433,13 @@ class Cluster(World):
 
     def lost_session(self, session: ClientSession, code: str) -> None:
         """Only after a silence: the window has ended, or the log was too short for it."""
+        self.history.gap(session.peer)
+        if self.time.now - self.forgot_at < 2 * WINDOW_S:
+            return
         silence_s = self.time.now - self._spoke_at[session.id]
         is_gap = session.id in self._with_gap
         assert is_gap or code == "resume_expired"
         assert silence_s > (1 if is_gap else WINDOW_S - SLACK_S), (code, silence_s)
-        self.history.gap(session.peer)
 
     def look_at(self, parcel: Parcel) -> None:
         """Who is told of a gap may not hear it, and is told `resume_expired` when it asks again."""

@@ -28,7 +28,9 @@ from signal_server.wire.call_messages import CallAccepted, CallMedia, EndReason,
 from signal_server.wire.candidate import CandidateInit
 
 SCENE_TIMEOUT_S = 60.0
-SETTINGS = ClientSettings(backoff_base_s=0.02, backoff_cap_s=0.2, close_timeout_s=0.5)
+SETTINGS = ClientSettings(
+    backoff_base_s=0.02, backoff_cap_s=0.2, close_timeout_s=0.5, connect_timeout_s=4.0
+)
 MEDIA = CallMedia(audio=True, video=True)
 
 _marks = itertools.count(1)

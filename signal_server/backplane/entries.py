@@ -32,11 +32,13 @@ class Batch(Struct, frozen=True, array_like=True, tag="b"):
 
 
 class Seen(Struct, frozen=True, array_like=True, tag="s"):
-    """How far a link had heard the former home when it first heard a new one."""
+    """How far a link had come with the former home when it first heard a new one."""
 
     link: int
     node: str
-    number: int
+    parcels: int
+    batches: int
+    """That had taken effect."""
 
 
 class Tick(Struct, frozen=True, array_like=True, tag="t"):
@@ -60,6 +62,8 @@ class Claimed(Struct, frozen=True, array_like=True, tag="c"):
 
     node: str
     epoch: int
+    is_doubtful: bool = False
+    """Redis is not the process that it was: the journal may have lost its end."""
 
 
 Entry = Batch | Seen | Tick | Granted | Lost | Claimed

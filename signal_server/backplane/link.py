@@ -108,7 +108,7 @@ class Link:
         if parcel.epoch > self._epoch:
             self._epoch, was = parcel.epoch, self._epoch
             if was:
-                self.seen = Seen(self.number, self._node, self._heard)
+                self.seen = Seen(self.number, self._node, self._heard, self.done)
         if parcel.number <= self._heard:
             return []
         if parcel.number > self._heard + 1:

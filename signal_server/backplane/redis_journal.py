@@ -43,25 +43,30 @@ _CLAIM = """
 local time = redis.call('TIME')
 if time[1] * 1000 + time[2] / 1000 > tonumber(ARGV[5]) then return false end
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
-local last = tonumber(redis.call('GET', KEYS[2]) or '0')
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local known = redis.call('GET', KEYS[2]) or '0 -'
+local last = tonumber(string.match(known, '^%d+'))
+local doubtful = string.match(known, '%S+$') ~= run and last > 0
 if last < tonumber(ARGV[3]) and ARGV[4] == '0' then return {0, ''} end
 local epoch = math.max(last, tonumber(ARGV[3])) + 1
-redis.call('SET', KEYS[2], epoch)
+redis.call('SET', KEYS[2], epoch .. ' ' .. run)
 redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. epoch, 'PX', ARGV[2])
-local id = redis.call('XADD', KEYS[3], '*', 'c', ARGV[1] .. ' ' .. epoch)
+local claimed = ARGV[1] .. ' ' .. epoch
+local id = redis.call('XADD', KEYS[3], '*', 'c', claimed, 'd', doubtful and '1' or '')
 return {epoch, id}
 """
 _RECLAIM = """
 -- KEYS home, epoch, journal. ARGV node, lease, epoch so far, deadline
 local time = redis.call('TIME')
 if time[1] * 1000 + time[2] / 1000 > tonumber(ARGV[4]) then return false end
-local now = tonumber(redis.call('GET', KEYS[2]) or '0')
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local now = tonumber(string.match(redis.call('GET', KEYS[2]) or '0', '^%d+'))
 local holder = redis.call('GET', KEYS[1])
 local mine = ARGV[1] .. ' ' .. ARGV[3]
 if holder and holder ~= mine then return false end
 if now ~= 0 and now ~= tonumber(ARGV[3]) then return false end
 local epoch = tonumber(ARGV[3]) + 1
-redis.call('SET', KEYS[2], epoch)
+redis.call('SET', KEYS[2], epoch .. ' ' .. run)
 redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. epoch, 'PX', ARGV[2])
 local id = redis.call('XADD', KEYS[3], '*', 'c', ARGV[1] .. ' ' .. epoch)
 return {epoch, id}
@@ -266,7 +271,7 @@ class RedisJournal:
     def _entry(self, fields: Mapping[bytes, bytes]) -> Entry | None:
         if b"c" in fields:
             node, _, epoch = fields[b"c"].decode().rpartition(" ")
-            return Claimed(node, int(epoch))
+            return Claimed(node, int(epoch), bool(fields.get(b"d")))
         opened = self._open(fields.get(b"e", b""))
         return None if opened is None else decode_entry(opened)
 

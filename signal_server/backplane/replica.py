@@ -46,6 +46,11 @@ from signal_server.wire.codec import Refusal, decode
 from signal_server.wire.codes import CloseCode
 
 
+FORGOTTEN = "forgotten"
+"""Why a session ends whose latest messages nobody knows any more."""
+BEYOND_ALL = 2**53 - 1
+
+
 @dataclass(slots=True)
 class LinkState:
     """A node's link, as the journal knows it."""
@@ -55,8 +60,8 @@ class LinkState:
     """Number of the last one."""
     parcels: int = 0
     """Number of the last one."""
-    at_claim: int = 0
-    """`parcels` when the present home took over."""
+    at_claim: tuple[int, int] = (0, 0)
+    """`parcels` and `batches` when the present home took over."""
 
 
 class Outcome(Struct):
@@ -84,6 +89,8 @@ class Replica:
         self._outcome = Outcome([], [], [])
         self._items: dict[int, list[Item]] = {}
         self._unix_ms = 0
+        self._doubted: dict[str, int] = {}
+        """Sessions by the last number that stands here, until their clients are seen to agree."""
 
     # Applying -------------------------------------------------------------------------------
 
@@ -102,9 +109,7 @@ class Replica:
             case Lost():
                 self.lose(entry.node, unix_ms)
             case Claimed():
-                self.home, self.epoch = entry.node, entry.epoch
-                for link in self.links.values():
-                    link.at_claim = link.parcels
+                self._claimed(entry)
         for number, items in self._items.items():
             self._pack(number, items)
         return self._outcome
@@ -162,7 +167,7 @@ class Replica:
         self._items[batch.link] = []
         for place, event in enumerate(batch.events):
             if isinstance(event, bytes):
-                self._feed(_global(batch.link, unpack(event)), unix_ms)
+                self._feed(self._trusted(_global(batch.link, unpack(event))), unix_ms)
                 continue
             connection, text = event
             message = decode(text, self._json_depth)
@@ -171,16 +176,47 @@ class Replica:
                 fresh = f"{batch.fresh}{place}"
                 self._feed(inputs.Received(number, message, fresh), unix_ms)
 
+    def _claimed(self, claimed: Claimed) -> None:
+        self.home, self.epoch = claimed.node, claimed.epoch
+        for link in self.links.values():
+            link.at_claim = (link.parcels, link.batches)
+        if claimed.is_doubtful:
+            sessions = self.board.sessions.by_id.values()
+            self._doubted = {session.id: session.outbox.seq for session in sessions}
+
     def _seen(self, seen: Seen, unix_ms: int) -> None:
-        """A link that heard more than was ever said: the journal has lost its end."""
+        """A link that has heard or said more than stands here: the journal has lost its end, and
+        with it what its sessions were told. Numbers may not be used twice, so they are over."""
         link = self.links.get(seen.link)
-        if link is not None and seen.number > link.at_claim:
+        if link is None:
+            return
+        sessions = self._sessions_of(seen.link)
+        if seen.parcels > link.at_claim[0] or seen.batches > link.at_claim[1]:
+            for connection, _ in sessions:
+                self._feed(inputs.Closed(connection, FORGOTTEN), unix_ms)
             self._cut(seen.link, seen.node, unix_ms)
+            return
+        for _, session in sessions:
+            self._doubted.pop(session, None)
+
+    def _sessions_of(self, link: int) -> list[tuple[int, str]]:
+        among = connections_of(link)
+        by_connection = self.board.sessions.by_connection
+        return [(c, session.id) for c, session in by_connection.items() if c in among]
+
+    def _trusted(self, event: inputs.Input) -> inputs.Input:
+        """A resume with a number from behind the lost end of the journal finds a gap."""
+        if not self._doubted or not isinstance(event, inputs.Resumed):
+            return event
+        known = self._doubted.pop(event.resume.session, None)
+        if known is None or event.resume.last_seq <= known:
+            return event
+        beyond = structs.replace(event.resume, last_seq=BEYOND_ALL)
+        return structs.replace(event, resume=beyond)
 
     def _cut(self, number: int, node: str, unix_ms: int) -> None:
         """Something is missing between the node and us: its connections begin anew."""
-        among = connections_of(number)
-        for connection in [c for c in self.board.sessions.by_connection if c in among]:
+        for connection, _ in self._sessions_of(number):
             self._feed(inputs.Closed(connection, "connection_lost"), unix_ms)
         link = self.links.pop(number, None)
         self._items.pop(number, None)
@@ -239,11 +275,13 @@ class Replica:
 
     def capture(self) -> bytes:
         links = {n: (e.node, e.batches, e.parcels, e.at_claim) for n, e in self.links.items()}
-        return pack((self.epoch, self.home, links, self.facts.last, capture(self.board)))
+        return pack(
+            (self.epoch, self.home, links, self._doubted, self.facts.last, capture(self.board))
+        )
 
     def restore(self, octets: bytes) -> None:
         """Into a fresh one; raises `state.StateError`."""
-        self.epoch, self.home, links, last, board = unpack(octets)
+        self.epoch, self.home, links, self._doubted, last, board = unpack(octets)
         self.facts.last = last
         self.links = {number: LinkState(*fields) for number, fields in links.items()}
         restore(self.board, board)

@@ -103,7 +103,8 @@ class Closed(Struct, frozen=True):
 
     connection: int
     reason: str
-    """`left` ends the session; after anything else it waits to be resumed."""
+    """`left` ends the session, and so does `forgotten`: it cannot be resumed any more. After
+    anything else it waits."""
 
 
 class IceGranted(Struct, frozen=True, kw_only=True):

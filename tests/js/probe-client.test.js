@@ -209,6 +209,13 @@ test("without WebRTC there is a reason", async () => {
   assert.equal((await client.testNetworkConnectivity()).reason, "unsupported");
 });
 
+test("a way that is too long to go twice is no relay that refuses itself", async () => {
+  const { udp } = await network({ loop: "silent", delayMs: 400 });
+  assert.deepEqual([udp.state, udp.reason, udp.via, udp.received], ["passed", "", "server", 10]);
+  const { udp: near } = await network({ loop: "silent" });
+  assert.deepEqual([near.state, near.reason], ["warning", "hairpin"]);
+});
+
 test("the time is over at each step", async () => {
   for (const [world, timeoutMs] of [[{ candidates: 0, isEndless: true }, 1000], [{ loop: "silent", server: "silent" }, 8000], [{}, 500]]) {
     const { result, Rtc } = await network(world, { timeoutMs });

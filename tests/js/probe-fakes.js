@@ -103,7 +103,7 @@ export function fakeRtc(world = {}) {
       this.channel.far = far;
       this.channel.drop = (number) => world.drop?.(number, this) ?? false;
       if (this.other) this.other.#tell("datachannel", { channel: far });
-      else far.addEventListener("message", ({ data }) => far.send(data));
+      else far.addEventListener("message", ({ data }) => setTimeout(() => far.send(data), world.delayMs ?? 0));
       this.channel.open();
     }
 

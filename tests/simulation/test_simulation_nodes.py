@@ -1,4 +1,4 @@
-"""Clients of several nodes with one journal, of which nodes die, freeze, and miss parcels.
+"""Clients of several nodes with one journal; nodes die, freeze and miss parcels, Redis fails over.
 
 PARLEY_LONG=1 runs 1,000 seeds.
 """
@@ -16,13 +16,13 @@ CLIENTS = 6
 
 
 class Nodes(Cluster):
-    def __init__(self, seed: int, *, loses_end: bool = False) -> None:
-        super().__init__(seed, loses_end=loses_end)
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
         self.clients = [Wanderer(self, f"i{number}") for number in range(CLIENTS)]
 
 
-def play(seed: int, *, loses_end: bool = False) -> Nodes:
-    world = Nodes(seed, loses_end=loses_end)
+def play(seed: int) -> Nodes:
+    world = Nodes(seed)
     world.run()
     return world
 

@@ -521,6 +521,8 @@ async def test_another_version_is_refused_in_every_way(server: Server) -> None:
 
 async def test_ice_servers_are_pushed_again_in_time(server: Server) -> None:
     ann = await enter(server, "ann")
+    wrong = await ann.ask("ice_servers", id="w", ttl=99_999_999)
+    assert (wrong["code"], wrong["retryable"]) == ("bad_request", False)
     began = time.time()
     await ann.say("ice_servers", ttl=2)
     first = await ann.until("ice_servers")

@@ -8,7 +8,7 @@ import { figuresOf, lossRatio } from "./connection-figures.js";
 import { stateOf } from "./gathering.js";
 import { gradedCall, gradedLoop } from "./quality-grade.js";
 import { wishOf } from "./relay-check.js";
-import { openLoop } from "./relayed-link.js";
+import { openBestLoop } from "./relayed-link.js";
 import { openBestLink } from "./server-link.js";
 import { ProbeError, pause, probeError, secondAfter, tell } from "./settle.js";
 
@@ -48,7 +48,7 @@ const WORDS = /** @type {Record<string, string>} */ ({
 /** @param {Wish} wish @returns {Promise<import("./parley-probes.d.ts").PeerToPeerCallQuality>} never rejects */
 export async function testLoopQuality(wish) {
   const open = (/** @type {WishFor} */ wishFor, /** @type {ProbeSession} */ { ice_servers }) =>
-    openLoop(wishFor(Object.values(ice_servers).flat()));
+    openBestLoop(wishFor, ice_servers);
   return /** @type {any} */ (await measured(wish, open, gradedLoop));
 }
 

@@ -79,7 +79,10 @@ export interface TransportResult {
   region: string | null;
   /** `host:port` of the relay. */
   target: string | null;
-  /** The other end: this page itself, or the deployment's own peer. null: there was no connection. */
+  /**
+   * The other end: this page itself, or the deployment's own peer, where the relay refuses itself
+   * (`hairpin`) or the way is too long to go twice. null: there was no connection.
+   */
   via: null | "loop" | "server";
   /** Until the data channel was open. */
   connectMs: number | null;

@@ -93,8 +93,11 @@ function graded(loss, tripMs, bps, { avgAvailableOutgoingBitrate }, seconds) {
   ]);
   const worst = Math.max(...grades.map(([, number]) => number));
   const reason = (worst && grades.find(([, number]) => number === worst)?.[0]) || "";
-  const isLoss = reason === "bandwidth_too_low" && grade(loss, LOSS, 1) > 0 && !isQueueing([0, ...all(seconds, "queueMs")]);
-  return { result: GRADES[worst] ?? "bad", reason: isLoss ? "high_loss" : reason };
+  const [[, isLossy], [, isNarrow]] = /** @type {[[Reason, number], [Reason, number]]} */ (grades.slice(0, 2));
+  if (!isLossy || !isNarrow || reason === "high_delay") return { result: GRADES[worst] ?? "bad", reason };
+  // Packets are lost where too little is carried, and less is sent where packets are lost.
+  const cause = isQueueing([0, ...all(seconds, "queueMs")]) ? "bandwidth_too_low" : "high_loss";
+  return { result: GRADES[worst] ?? "bad", reason: cause };
 }
 
 /**

@@ -22,6 +22,8 @@ import { probeError } from "./settle.js";
  */
 
 const SERVER_PACKETS = 10;
+/** A round trip after which the loop, twice as long, is not judged by its silence. */
+const SLOW_MS = 300;
 const CREDENTIALS = new Set(["credential_rejected", "credential_expired"]);
 
 /**
@@ -103,9 +105,12 @@ async function measured(wish, scene, progress) {
     }
   } else if (!UNCARRIED.has(link.reason)) throw link;
   progress("server");
+  const reason = link instanceof Error ? link.reason : "relay_silent";
   const carried = await throughServer(wish, scene);
-  if (carried) return carried;
-  return { state: "failed", reason: link instanceof Error ? link.reason : "relay_silent", via: null };
+  if (!carried) return { state: "failed", reason, via: null };
+  // Twice a long way may just have taken too long.
+  const isLate = reason === "relay_silent" && (carried.roundTripMs ?? 0) > SLOW_MS;
+  return isLate ? { ...carried, state: "passed", reason: "" } : carried;
 }
 
 /**

@@ -5,7 +5,7 @@
  */
 
 import { Gathering, followState, withoutCandidate } from "./gathering.js";
-import { CHANNEL, connection, cutOff, GATHER_MS } from "./relayed-link.js";
+import { CHANNEL, connection, cutOff, GATHER_MS, overBest } from "./relayed-link.js";
 import { ProbeError, probeError, settled } from "./settle.js";
 
 /** @typedef {import("./relayed-link.js").Wish} Wish */
@@ -18,9 +18,6 @@ import { ProbeError, probeError, settled } from "./settle.js";
 const CONNECT_MS = 6_000;
 /** How long an end with one candidate waits for better ones, where all go in one message. */
 const MORE_MS = 500;
-/** A transport that has another one behind it: four round trips of half a second, and some. */
-const FIRST_MS = 3_000;
-const ORDER = /** @type {Transport[]} */ (["udp", "tcp", "tls"]);
 
 /**
  * @param {Wish} wish
@@ -33,29 +30,23 @@ export async function openServerLink(wish, api, mode) {
 }
 
 /**
- * Over the first transport that gets there, each one alone: of several paths the deployment's peer
- * keeps the first that answers, and not the best. Media would go out over UDP and come back over TCP.
+ * Over the best transport.
  * @param {(servers: RTCIceServer[]) => Wish} wishFor
  * @param {Record<Transport, RTCIceServer[]>} iceServers
  * @param {ProbeApi} api with a session
  * @param {Mode} mode
  * @returns {Promise<ServerLink & {transport: Transport}>} rejects with ProbeError
  */
-export async function openBestLink(wishFor, iceServers, api, mode) {
-  const transports = ORDER.filter((transport) => iceServers[transport]?.length);
-  let why = new ProbeError("not_offered", "the server offers no relay");
-  for (const [index, transport] of transports.entries()) {
-    const wish = wishFor(iceServers[transport]);
-    const limitMs = index < transports.length - 1 ? FIRST_MS : GATHER_MS;
-    const offer = await offered(wish, limitMs).catch(probeError);
-    const link = offer instanceof ProbeError ? offer : await met(wish, offer, api, mode).catch(probeError);
-    if (!(link instanceof ProbeError)) return { ...link, transport };
-    const isOfRelay = offer instanceof ProbeError || UNCARRIED.has(link.reason);
-    if (!isOfRelay || wish.signal.aborted) throw link;
-    // A transport that is blocked says less than one that answers and says no.
-    if (index === 0 || why.reason === "unreachable") why = link;
-  }
-  throw why;
+export function openBestLink(wishFor, iceServers, api, mode) {
+  return overBest(wishFor, iceServers, async (wish, gatherMs) => {
+    const offer = await offered(wish, gatherMs).catch(probeError);
+    if (offer instanceof ProbeError) return offer;
+    return met(wish, offer, api, mode).catch((error) => {
+      // Another transport does not help where the server says no.
+      if (!UNCARRIED.has(probeError(error).reason)) throw error;
+      return probeError(error);
+    });
+  });
 }
 
 /** The relay gave an address, and nobody was met there. */
