@@ -39,6 +39,7 @@ from signal_server.edge.fallback import Fallback
 from signal_server.edge.front import make_front
 from signal_server.edge.server import SocketSettings
 from signal_server.edge.server_api import ServerApi
+from signal_server.edge.siblings import Siblings
 from signal_server.edge.webhook_journal import WebhookJournal
 from signal_server.edge.webhooks import Webhooks
 from signal_server.probing import probes_of
@@ -83,6 +84,7 @@ class Node:
         relay: TurnControl | None = None,
         relay_node: TurnNode | None = None,
         pages: WorkerPages | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         """`relay_node` replaces the configured TURN nodes; `relay`, if this process runs it.
 
@@ -134,7 +136,8 @@ class Node:
             ),
         )
         self.sockets = self.front.sockets
-        self.fallback = Fallback(self.dispatcher, settings.limits)
+        self.siblings = siblings
+        self.fallback = Fallback(self.dispatcher, settings.limits, siblings=siblings)
         self.on_drain: Callable[[], None] = _ignore
         """What `POST /v1/drain` does; set by whoever runs the node."""
         self.app = self._web(is_dev)
@@ -182,6 +185,8 @@ class Node:
         if self.webhooks is not None:
             await self.webhooks.close(WEBHOOK_GRACE_S)
         await self.turn.stop()
+        if self.siblings is not None:
+            await self.siblings.close()
 
     def _own_metrics(self) -> bytes:
         return metrics.render(self._registry)
@@ -233,13 +238,13 @@ class Node:
         return Bearer(permit, max(0.0, claims.expires_at - now))
 
     def _grant(
-        self, account: str, identity: str, ttl: int | None, region: str | None
+        self, account: str, identity: str, ttl: int | None, region: str | None, remote: str
     ) -> IceGrant | Refusal | None:
         owner = self.accounts.by_sid(account)
         if owner is None:
             return None
         asker = Asker(owner, identity, _TURN)
-        wishes = Wishes(ttl=ttl, region=region)
+        wishes = Wishes(ttl=ttl, region=region, client_address=remote or None)
         grant = self.turn.issuer.issue(asker, wishes, "signaling", is_limited=False)
         if isinstance(grant, IssueRefusal):
             self.turn.issuer.count_refusal(grant)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,8 +25,10 @@ from signal_server.wire.rates import RateLimits
 from turn_broker.config import (
     AccountSettings,
     BackplaneSettings,
+    CorsSettings,
     SettingsError,
     TurnSettings,
+    check_origins,
     check_secret,
     convert,
     from_environment,
@@ -44,8 +45,6 @@ from turn_broker.parts import accounts_of, broker_of
 
 PREFIX = "PARLEY_"
 MAX_WORKERS = 64
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
-"""As browsers write it (RFC 6454 section 6.1): no path, not even a slash."""
 _LISTS = frozenset({"origins", "trusted_proxies"})
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -72,13 +71,6 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     name: Name = "node1"
     region: Name = "default"
-
-
-class CorsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[cors]`: browser origins, for HTTP and for WebSocket."""
-
-    origins: list[str] = []
-    """Exact origins such as `https://app.example.org`; `["*"]` allows every one."""
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,9 +152,7 @@ def check(settings: Settings) -> None:
         flaw = flaw_of(endpoint)
         if flaw is not None:
             raise SettingsError(f"webhooks.endpoints[{place}]", flaw)
-    for origin in settings.cors.origins:
-        if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise SettingsError("cors.origins", f"{origin} is no scheme://host[:port]")
+    check_origins(settings.cors.origins)
     if settings.backplane.url:
         try:
             parse_redis_url(settings.backplane.url)

@@ -47,9 +47,9 @@ class _Server(uvicorn.Server):
 class Running:
     """A node that serves; SIGTERM drains it, a second SIGTERM or SIGINT stops it at once."""
 
-    def __init__(self, node: Node, listener: stdlib_socket.socket) -> None:
+    def __init__(self, node: Node, *listeners: stdlib_socket.socket) -> None:
         self._node = node
-        self._listener = listener
+        self._listeners = list(listeners)
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         node.on_drain = self.stop
@@ -75,7 +75,7 @@ class Running:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop, number == signal.SIGINT)
         await self._node.start()
-        serving = loop.create_task(self._server.serve(sockets=[self._listener]))
+        serving = loop.create_task(self._server.serve(sockets=self._listeners))
         try:
             await _first(serving, self._server.is_up.wait())
             gc.collect()

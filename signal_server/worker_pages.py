@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from signal_server import clock
+from turn_broker.fleet.metrics import SHARED
 
 WRITE_S = 1.0
 STALE_S = 10.0
@@ -68,11 +70,17 @@ def added(pages: Iterable[str]) -> bytes:
         for family in text_string_to_metric_families(page):
             families.setdefault(family.name, family)
             values = sums.setdefault(family.name, {})
+            together = _together(family)
             for sample in family.samples:
                 key = (sample.name, tuple(sorted(sample.labels.items())))
-                is_sum = family.type not in _NOT_ADDED and not sample.name.endswith("_info")
-                values[key] = values.get(key, 0.0) + sample.value if is_sum else sample.value
+                values[key] = together(values.get(key, 0.0), sample.value)
     return generate_latest(_registry(families, sums))
+
+
+def _together(family: Metric) -> Callable[[float, float], float]:
+    """Workers share one fleet, of which each tells the same."""
+    is_same = family.name in SHARED or family.name.endswith("_info")
+    return max if is_same or family.type in _NOT_ADDED else operator.add
 
 
 def _registry(

@@ -336,7 +336,7 @@ class Cluster(World):
             return
         at = max(self._arrives_at.get(name, 0.0), self.time.now + self.dice.uniform(0.001, 0.03))
         self._arrives_at[name] = at
-        self.time.after(at - self.time.now, lambda: node.when_awake(lambda: node.deliver(parcel)))
+        self.time.at(at, lambda: node.when_awake(lambda: node.deliver(parcel)))
         if self.dice.random() < 0.02:
             again = at - self.time.now + self.dice.uniform(0, 1)
             self.time.after(again, lambda: node.when_awake(lambda: node.deliver(parcel)))

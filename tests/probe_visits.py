@@ -51,8 +51,8 @@ QUALITY_TESTS = """async ([checks, isTogether]) => {
     connectivity: () => test().testConnectivity(),
     opentok: () => test().testQuality()
       .catch(({ name, reason }) => ({ checks: [], rejects: `${name} ${reason}` })),
-    loop: () => client().testPeerToPeerCallQuality({ videoTrack, duration: 4 }),
-    call: () => client().testCallQuality({ videoTrack, duration: 4 }),
+    loop: () => client().testPeerToPeerCallQuality({ videoTrack, duration: 7 }),
+    call: () => client().testCallQuality({ videoTrack, duration: 7 }),
   };
   const found = {};
   let last = Promise.resolve();

@@ -67,7 +67,11 @@ class Timeline:
         self._order = itertools.count()
 
     def after(self, seconds: float, do: Callable[[], None]) -> None:
-        heapq.heappush(self._agenda, (self.now + seconds, next(self._order), do))
+        self.at(self.now + seconds, do)
+
+    def at(self, when: float, do: Callable[[], None]) -> None:
+        """In the order of calls, where several are for one moment."""
+        heapq.heappush(self._agenda, (when, next(self._order), do))
 
     def run(self, until: float) -> None:
         while self._agenda and self._agenda[0][0] <= until:
@@ -163,7 +167,7 @@ class Link:
                 pipe.arrived += 1
                 deliver()
 
-        world.time.after(at - world.time.now, arrive)
+        world.time.at(at, arrive)
 
 
 class SimClient:

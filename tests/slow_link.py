@@ -57,7 +57,7 @@ def main(namespace: str, name: str, delay_ms: str) -> None:
     near = open_device(name)
     enter(namespace)
     far = open_device(name)
-    print("ready", flush=True)
+    print("ready", flush=True)  # noqa: T201
     carry(near, far, float(delay_ms) / 1000)
 
 

@@ -46,7 +46,7 @@ class Speaker(Protocol):
 
 class GrantServers(Protocol):
     def __call__(
-        self, account: str, identity: str, ttl: int | None, region: str | None
+        self, account: str, identity: str, ttl: int | None, region: str | None, remote: str
     ) -> IceGrant | Refusal | None: ...
 
 

@@ -274,7 +274,9 @@ class Home:
             log.error("an input failed", exc_info=flaw)
 
     def _grant(self, wish: GrantIce) -> None:
-        grant = self._services.grant(wish.account, wish.identity, wish.ttl, wish.region)
+        grant = self._services.grant(
+            wish.account, wish.identity, wish.ttl, wish.region, wish.remote
+        )
         granted = inputs.IceGranted(session=wish.session, request=wish.request, grant=grant)
         entry = Granted(pack(granted))
         if self.is_alone:

@@ -121,7 +121,9 @@ class MemoryBackplane:
         self._services.announce(self._facts.place(effect, unix_ms))
 
     def _grant_ice(self, effect: GrantIce) -> None:
-        grant = self._services.grant(effect.account, effect.identity, effect.ttl, effect.region)
+        grant = self._services.grant(
+            effect.account, effect.identity, effect.ttl, effect.region, effect.remote
+        )
         granted = inputs.IceGranted(session=effect.session, request=effect.request, grant=grant)
         self.submit(effect.account, granted)
 

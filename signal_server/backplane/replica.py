@@ -45,7 +45,6 @@ from signal_server.core.switchboard import Switchboard
 from signal_server.wire.codec import Refusal, decode
 from signal_server.wire.codes import CloseCode
 
-
 FORGOTTEN = "forgotten"
 """Why a session ends whose latest messages nobody knows any more."""
 BEYOND_ALL = 2**53 - 1

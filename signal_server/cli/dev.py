@@ -21,7 +21,7 @@ from probes.settings import ProbeSettings
 from signal_server import app, clock, logs, running
 from signal_server.cli import keys as key_material
 from signal_server.cli.run import run
-from signal_server.config import CorsSettings, NodeSettings, ServerSettings, Settings
+from signal_server.config import NodeSettings, ServerSettings, Settings
 from signal_server.core.rules import NegotiationRules
 from signal_server.wire.limits import Limits
 from signal_server.wire.rates import RateLimits, unhurried
@@ -30,6 +30,7 @@ from turn_broker.config import (
     AccountSettings,
     ApiKeySettings,
     BackplaneSettings,
+    CorsSettings,
     SettingsError,
     TurnSettings,
     convert,

@@ -22,6 +22,7 @@ class Keys(msgspec.Struct, frozen=True):
     key_secret: str
     admin_token: str
     turn_secret: str
+    identity_secret: str = ""
 
 
 def generate() -> Keys:
@@ -33,6 +34,7 @@ def generate() -> Keys:
         key_secret=secrets.token_hex(32),
         admin_token=secrets.token_hex(32),
         turn_secret=secrets.token_hex(32),
+        identity_secret=secrets.token_hex(32),
     )
 
 
@@ -81,7 +83,8 @@ def generate_command(style: str) -> None:
     elif style == "toml":
         click.echo(
             f'[server]\nadmin_token = "{made.admin_token}"\n\n'
-            f'[turn]\nsecret = "{made.turn_secret}"\n\n'
+            f'[turn]\nsecret = "{made.turn_secret}"\n'
+            f'identity_secret = "{made.identity_secret}"\n\n'
             f'[[accounts]]\nsid = "{made.account_sid}"\nauth_token = "{made.auth_token}"\n\n'
             f'[[accounts.keys]]\nsid = "{made.key_sid}"\nsecret = "{made.key_secret}"'
         )
@@ -89,6 +92,7 @@ def generate_command(style: str) -> None:
         click.echo(
             f"PARLEY_SERVER_ADMIN_TOKEN={made.admin_token}\n"
             f"PARLEY_TURN_SECRET={made.turn_secret}\n"
+            f"PARLEY_TURN_IDENTITY_SECRET={made.identity_secret}\n"
             f"PARLEY_ACCOUNTS_SID={made.account_sid}\n"
             f"PARLEY_ACCOUNTS_AUTH_TOKEN={made.auth_token}\n"
             f"PARLEY_ACCOUNTS_KEY_SID={made.key_sid}\n"

@@ -54,8 +54,14 @@ def _of_worker(settings: Settings, worker: int) -> Settings:
     """Every worker is a node of its own, with its own journal of webhooks."""
     structs = msgspec.structs
     journal = settings.webhooks.journal
+    turn = settings.turn
+    if worker > 1:
+        # They share what the first one's prober finds, through Redis.
+        probing = structs.replace(turn.probing, enabled=False)
+        turn = structs.replace(turn, probing=probing)
     return structs.replace(
         settings,
+        turn=turn,
         node=structs.replace(settings.node, name=f"{settings.node.name}-{worker}"),
         webhooks=structs.replace(
             settings.webhooks, journal=f"{journal}.{worker}" if journal else journal
@@ -66,6 +72,7 @@ def _of_worker(settings: Settings, worker: int) -> Settings:
 def _serve(settings: Settings, worker: int | None, folder: Path | None) -> None:
     from signal_server import app, running
     from signal_server.cli.run import run
+    from signal_server.edge.siblings import Siblings
     from signal_server.worker_pages import WorkerPages
 
     server = settings.server
@@ -78,9 +85,16 @@ def _serve(settings: Settings, worker: int | None, folder: Path | None) -> None:
         running.log.info("ready", extra={"port": listener.getsockname()[1]})
 
     async def main() -> None:
-        pages = WorkerPages(folder, worker) if folder is not None and worker is not None else None
-        node = app.Node(settings, is_dev=False, pages=pages)
-        await running.Running(node, listener).serve(ready, server.drain_s)
+        if folder is None or worker is None:
+            node = app.Node(settings, is_dev=False)
+            await running.Running(node, listener).serve(ready, server.drain_s)
+            return
+        inner = running.bind("127.0.0.1", 0)
+        siblings = Siblings(folder, worker)
+        siblings.listens(inner.getsockname()[1])
+        pages = WorkerPages(folder, worker)
+        node = app.Node(settings, is_dev=False, pages=pages, siblings=siblings)
+        await running.Running(node, listener, inner).serve(ready, server.drain_s)
 
     try:
         run(main())

@@ -178,6 +178,7 @@ class Actions:
             identity=session.permit.identity,
             ttl=message.ttl,
             region=message.region,
+            remote=session.remote,
             request=message.id,
         )
         self._out.do(grant)

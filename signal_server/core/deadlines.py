@@ -9,12 +9,9 @@ import heapq
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from mypy_extensions import mypyc_attr
-
 Key = TypeVar("Key", bound=Hashable)
 
 
-@mypyc_attr(serializable=True)
 class Deadlines(Generic[Key]):
     """Setting a key again replaces its deadline; stale entries are swept when they dominate."""
 
@@ -26,6 +23,16 @@ class Deadlines(Generic[Key]):
         self._order = 0
         self.is_new = False
         """A deadline before all others was set since `next` was asked."""
+
+    def __getstate__(self) -> tuple[dict[Key, float], list[tuple[float, int, Key]], int]:
+        # Said, because mypyc leaves generic classes without it.
+        return self._at, self._heap, self._order
+
+    def __setstate__(
+        self, state: tuple[dict[Key, float], list[tuple[float, int, Key]], int]
+    ) -> None:
+        self._at, self._heap, self._order = state
+        self.is_new = True
 
     def set(self, key: Key, at: float | None) -> None:
         """Move the key's deadline; None removes it."""

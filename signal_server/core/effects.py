@@ -53,6 +53,8 @@ class GrantIce(Struct, frozen=True, kw_only=True):
     identity: str
     ttl: int | None = None
     region: str | None = None
+    remote: str = ""
+    """The client's address."""
     request: str | int | None = None
 
 

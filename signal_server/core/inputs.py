@@ -55,6 +55,8 @@ class Admission(Struct, frozen=True, kw_only=True):
     resume_secret: str
     address: str = ""
     """Key of the client's address, for limits."""
+    remote: str = ""
+    """The client's address itself, for what its credentials are bound to."""
     node: str = ""
     """Where the client is connected."""
     region: str = ""

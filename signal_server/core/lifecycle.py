@@ -278,4 +278,4 @@ def _unheard(session: str) -> None:
 def _refresh_of(session: Session) -> GrantIce:
     permit, (ttl, region) = session.permit, session.ice_wish
     who = {"account": permit.account, "identity": permit.identity}
-    return GrantIce(session=session.id, ttl=ttl, region=region, **who)
+    return GrantIce(session=session.id, ttl=ttl, region=region, remote=session.remote, **who)

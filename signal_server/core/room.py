@@ -52,6 +52,8 @@ class Session:
     """Under which names its messages are counted."""
     policy: AddressPolicy
     """What of its addresses may leave."""
+    remote: str = ""
+    """Where it is connected from."""
     former_hashes: tuple[bytes, ...] = ()
     """Of secrets that its client may still hold, because it has not spoken since; latest last."""
     token_ends: float = 0.0

@@ -74,6 +74,7 @@ class Sessions:
                 address=admission.address or None,
             ),
             policy=policy,
+            remote=admission.remote,
             followed={} if "receipts" in event.hello.features else None,
         )
         self.by_id[session.id] = session
@@ -116,6 +117,7 @@ class Sessions:
         session.connection = event.connection
         session.permit = event.admission.permit
         session.policy = policy
+        session.remote = event.admission.remote
         # The answer may be lost, or this resume be an old one that comes late: until the client has
         # spoken, every secret that it may hold stays good.
         held = () if is_current else (*session.former_hashes, current)

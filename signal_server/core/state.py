@@ -2,7 +2,7 @@
 
 What the two have in common anyway (limits, counters, address policies) is named, not copied. Only
 classes of the core and the wire are ever built from the bytes. The format is that of the classes:
-`FORMAT` must rise when they change, and nodes of different formats share nothing.
+`VERSION` must rise when they change, and nodes of different formats share nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ import pickle
 from collections import OrderedDict
 from typing import Any
 
+from signal_server.core.strand import Strand
 from signal_server.core.switchboard import Switchboard
 
-FORMAT = 1
+VERSION = 1
+IS_PLAIN = hasattr(Strand, "__slots__")
+FORMAT = f"{VERSION}" if IS_PLAIN else f"{VERSION}c"
+"""Compiled classes (`hatch_build.py`) write their fields in another way."""
 _OWN = ("signal_server.core.", "signal_server.wire.")
 _FOREIGN = frozenset(
     {
@@ -112,9 +116,13 @@ def _adopt(target: Any, source: Any) -> None:
         target.clear()
         target.update(source)
         return
+    if hasattr(target, "__setstate__"):
+        # Compiled classes have no slots to look at.
+        target.__setstate__(source.__getstate__())
+        return
     for slot in type(target).__slots__:
         mine, theirs = getattr(target, slot), getattr(source, slot)
-        if isinstance(mine, dict) or hasattr(type(mine), "due"):
+        if isinstance(mine, dict) or hasattr(mine, "__setstate__"):
             _adopt(mine, theirs)
         else:
             setattr(target, slot, theirs)

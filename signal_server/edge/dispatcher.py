@@ -226,6 +226,7 @@ class Dispatcher:
             token_life_s=bearer.life_s,
             resume_secret=drawn[2 * _ID_CHARS :],
             address=address_key(connection.remote),
+            remote=connection.remote,
             node=self._place.node,
             region=self._place.region,
         )
@@ -248,7 +249,8 @@ class Dispatcher:
     ) -> inputs.Opened:
         permit, ice = admission.permit, None
         if permit.may_turn:
-            granted = self._grant(permit.account, permit.identity, None, None)
+            who = (permit.account, permit.identity)
+            granted = self._grant(*who, None, None, admission.remote)
             ice = granted if isinstance(granted, inputs.IceGrant) else None
         return inputs.Opened(
             connection=connection.id,

@@ -11,14 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from signal_server.wire.base import (
-    Numbered,
-    PeerId,
-    Reply,
-    Request,
-    RoomName,
-    SequenceNumber,
-)
+from signal_server.wire.base import Numbered, PeerId, Reply, Request, RoomName, SequenceNumber
 from signal_server.wire.call_messages import (
     CALL_SERVER_MESSAGES,
     CallClientMessage,

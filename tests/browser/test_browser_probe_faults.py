@@ -64,7 +64,7 @@ QUALITY: Mapping[str, Quality] = {
     ),
     "300 kbit/s": Quality(
         loop=("bad bandwidth_too_low",),
-        # The sender's first seconds overfill it, and weigh much in four.
+        # The sender's first seconds overfill it, and weigh much in seven.
         call=("bad bandwidth_too_low", "bad high_loss"),
         # The smallest picture of the table needs half of it, or all: that depends on the loss.
         video=("", "Bandwidth too low."),

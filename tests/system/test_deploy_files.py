@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from coturn import free_port
 from docker_engine import compose_command
 from servers import start_parley

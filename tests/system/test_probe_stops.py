@@ -30,7 +30,7 @@ from two_networks import SERVER_ADDRESS
 
 ROOT = Path(__file__).parents[2]
 SILENT_PORT = 8099
-AT_ONCE = 3
+AT_ONCE = 4
 RUN_S = 90
 SOON_S = 8
 """For a stopped run to end: it says goodbye to servers; a loaded machine takes its time."""

@@ -19,9 +19,9 @@ from signal_server.core.inputs import Asked, Opened, Removed, Tell
 from signal_server.core.state import StateError, capture, pack, restore, unpack
 from signal_server.core.switchboard import Switchboard
 
-PINNED = "68583b2b115186e4399305e6a21e0f28664876f0e6f6d381ef5960e41a89a4d2"
-"""Of the fields of all classes that a state is made of. Other fields: raise `state.FORMAT`, so that
-nodes of both versions do not read each other's states, and then change this."""
+PINNED = "607f969c45aea64fdb7eec269678dbc56039a78399d3cf1f1053237bb9951003"
+"""Of the fields of all classes that a state is made of. If they change raise `state.VERSION`, so
+that nodes of both versions do not read each other's states, and then change this."""
 
 
 def busy() -> Driver:
@@ -76,6 +76,7 @@ def shape_of(found: object) -> list[str]:
     return list(getattr(found, "_fields", ()) or getattr(found, "__slots__", ()))
 
 
+@pytest.mark.skipif(not state.IS_PLAIN, reason="compiled classes do not show their fields")
 def test_the_format_is_the_fields_of_its_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     listings: list[Listing] = []
 
@@ -94,8 +95,8 @@ def test_the_format_is_the_fields_of_its_classes(monkeypatch: pytest.MonkeyPatch
         if isinstance(each, type) and name.startswith("signal_server")
     }
     text = "\n".join(f"{name}: {' '.join(shape)}" for name, shape in sorted(ours.items()))
-    digest = hashlib.sha256(f"{state.FORMAT}\n{text}".encode()).hexdigest()
-    assert digest == PINNED, f"FORMAT {state.FORMAT} is now {digest} of\n{text}"
+    digest = hashlib.sha256(f"{state.VERSION}\n{text}".encode()).hexdigest()
+    assert digest == PINNED, f"VERSION {state.VERSION} is now {digest} of\n{text}"
 
 
 def test_a_state_is_its_boards() -> None:
