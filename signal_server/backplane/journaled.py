@@ -30,10 +30,13 @@ from turn_broker.fleet.redis_url import RedisClient
 log = logging.getLogger("parley.backplane")
 
 ALIVE_S = 1.0
-ANSWER_S = 1.5
+ANSWER_S = 1.2
 """Within which Redis must answer a sign of life."""
-LOST_S = 3.0
-"""Redis is lost when it has not answered for that long."""
+LOST_AFTER = 3
+"""Signs of life in a row without an answer, after which Redis is lost."""
+STALL_S = 0.5
+"""A look that took so much longer than it may says that this process stood still, and nothing about
+Redis: a node that was frozen must find out first what has become of its homes."""
 BLOCK_MS = 1000
 PAUSE_S = 0.1
 MAX_WAITING_PARCELS = 20_000
@@ -68,7 +71,6 @@ class JournaledBackplane:
         self._tasks: list[asyncio.Task[None]] = []
         self._outgoing: dict[str, list[Parcel]] = {}
         self._has_parcels = asyncio.Event()
-        self._answered_at = 0.0
         self._past = Tally()
         """Of switchboards that ran here."""
         self._past_failures = 0
@@ -78,7 +80,6 @@ class JournaledBackplane:
     async def start(self, speaker: Speaker) -> None:
         self.speaker = speaker
         loop = asyncio.get_running_loop()
-        self._answered_at = loop.time()
         self._tasks = [
             loop.create_task(each())
             for each in (self._live_on, self._collect_on, self._dispatch_on)
@@ -177,15 +178,18 @@ class JournaledBackplane:
 
     async def _live_on(self) -> None:
         loop = asyncio.get_running_loop()
+        unanswered = 0
         while True:
             began = loop.time()
             try:
                 async with asyncio.timeout(ANSWER_S):
                     self.clock.set(await self._journal.live(self.node))
-                self._answered_at = loop.time()
+                unanswered = 0
                 await self._found()
             except (FleetUnavailable, TimeoutError):
-                if loop.time() - self._answered_at >= LOST_S - ALIVE_S:
+                is_stall = loop.time() - began > ANSWER_S + STALL_S
+                unanswered = 0 if is_stall else unanswered + 1
+                if unanswered >= LOST_AFTER:
                     self._missed()
             await asyncio.sleep(max(0.05, began + ALIVE_S - loop.time()))
 
