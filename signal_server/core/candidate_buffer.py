@@ -34,7 +34,7 @@ _WILD_STRANDS = 16
 """Ufrags remembered under a description that names none."""
 
 
-@mypyc_attr(serializable=True)
+@mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 class CandidateBuffer:
     """See the module's text; `gated` is the receiver's choice in its hello."""
 

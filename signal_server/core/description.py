@@ -23,7 +23,7 @@ UNNAMED = ""
 _REMEMBERED_SECTIONS = 256
 
 
-@mypyc_attr(serializable=True)
+@mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 class Description:
     """One description, read once."""
 
@@ -92,7 +92,7 @@ class Description:
         return max(max(sections.values()) for sections in self._sections.values())
 
 
-@mypyc_attr(serializable=True)
+@mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 class Descriptions:
     """The descriptions alive: the settled one and those that wait for their answer."""
 

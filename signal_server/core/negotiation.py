@@ -44,7 +44,7 @@ class Arrival(Enum):
     """An own outstanding offer, for which it must not be delivered."""
 
 
-@mypyc_attr(serializable=True)
+@mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 class Negotiation:
     """The sender's end toward one other peer."""
 

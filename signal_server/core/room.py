@@ -18,7 +18,7 @@ from signal_server.core.outbox import Outbox
 from signal_server.core.rate_limit import RateKeys
 
 
-@mypyc_attr(serializable=True)
+@mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 @dataclass(slots=True, eq=False)
 class Followed:
     """A message of which its sender wants to know what becomes."""
@@ -34,7 +34,7 @@ class Followed:
     is_received: bool = False
 
 
-@mypyc_attr(serializable=True)
+@mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 @dataclass(slots=True, eq=False)
 class Session:
     """A peer's presence on this node."""
@@ -76,7 +76,7 @@ class Session:
     """Life (seconds) and region asked for in the latest `ice_servers`."""
 
 
-@mypyc_attr(serializable=True)
+@mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 @dataclass(slots=True, eq=False)
 class Room:
     """The set of peers who may address each other."""

@@ -23,7 +23,7 @@ from signal_server.wire.codes import ErrorCode
 from signal_server.wire.limits import Limits
 
 
-@mypyc_attr(serializable=True)
+@mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 class Epochs:
     """Numbers that tell a room from former rooms of its name."""
 

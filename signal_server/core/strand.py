@@ -19,7 +19,7 @@ Section = str | int | None
 """An m-section by mid, by index where the mid is not known; None: all of them."""
 
 
-@mypyc_attr(serializable=True)
+@mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class Strand:
     """All candidates of one ufrag: what RFC 8838 calls one ICE session's."""
@@ -37,7 +37,7 @@ class Strand:
         return bool(self.ended) or self.ended_at is not None
 
 
-@mypyc_attr(serializable=True)
+@mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 @dataclass(slots=True)
 class Held:
     """One that waits."""
