@@ -18,16 +18,16 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CORE = (
-    *("actions", "candidate_buffer", "deadlines", "description", "directed", "gate", "lifecycle"),
-    *("negotiation", "out", "outbox", "rate_limit", "receipts", "room", "rooms", "sessions"),
-    *("strand", "switchboard", "tally"),
+    *("actions", "candidate_buffer", "deadlines", "description", "directed", "ends", "gate"),
+    *("lifecycle", "negotiation", "out", "outbox", "rate_limit", "receipts", "room", "rooms"),
+    *("sessions", "strand", "switchboard", "tally"),
 )
 EDGE = ("dispatcher", "framing", "handshake", "server", "socket", "wheel")
 MODULES = (
     *(f"signal_server/core/{name}.py" for name in CORE),
     *(f"signal_server/edge/{name}.py" for name in EDGE),
 )
-NEEDS = ("mypy>=2.0", "setuptools>=65", "msgspec>=0.20", "websockets>=17.0")
+NEEDS = ("mypy>=2.0", "mypy-extensions>=1.1", "setuptools>=65", "msgspec>=0.20", "websockets>=17.0")
 """mypyc, and what the compiled modules import, for its types."""
 
 _PROGRAM = """

@@ -79,8 +79,9 @@ class Journal:
 class Home:
     """One account's replica on a node."""
 
-    def __init__(self, node: Node, epoch: int) -> None:
+    def __init__(self, node: Node, epoch: int, *, is_doubtful: bool) -> None:
         self.node = node
+        self.is_doubtful = is_doubtful
         self.holder = f"{node.name} {epoch}"
         self.is_behind = True
         self.is_over = False
@@ -149,6 +150,9 @@ class Home:
     def _carry_out(self, outcome: Outcome) -> None:
         assert outcome.failures == []
         cluster = self.node.cluster
+        if self.is_behind and self.is_doubtful:
+            # What the former home said under these numbers may have been something else.
+            return
         for name, parcel in outcome.parcels:
             (parcel,) = decode_parcels(encode([parcel]))
             cluster.look_at(parcel)
@@ -282,7 +286,7 @@ class Node:
             journal.append(time.now, [Claimed(self.name, journal.epoch, is_doubtful)])
             journal.claimed_in_run = journal.run
             journal.lease_ends = time.now + LEASE_S
-            self.home = Home(self, journal.epoch)
+            self.home = Home(self, journal.epoch, is_doubtful=is_doubtful)
             journal.holder = self.home.holder
             self.cluster.claims += 1
         time.after(self.cluster.dice.uniform(0.1, 0.25), self._watch)

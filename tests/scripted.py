@@ -47,6 +47,8 @@ class Wire:
                 return message
 
     async def say(self, **message: Any) -> None:
+        if message["type"] == "error":
+            message.setdefault("retryable", False)
         await self.socket.send(msgspec.json.encode(message), text=True)
 
     async def number(self, **message: Any) -> None:

@@ -12,11 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from signal_server.wire.base import Numbered, PeerId, Reply, Request, RoomName, SequenceNumber
-from signal_server.wire.call_messages import (
-    CALL_SERVER_MESSAGES,
-    CallClientMessage,
-    CallSnapshot,
-)
+from signal_server.wire.call_messages import CALL_SERVER_MESSAGES, CallClientMessage, CallSnapshot
 from signal_server.wire.candidate import CandidateInit
 from signal_server.wire.receipts import Receipt
 

@@ -185,8 +185,9 @@ def test_flags_that_make_no_sense(tmp_path: Path) -> None:
         (HOME.secret, "your-secret-here" * 2, "accounts[0].keys[0].secret"),
         (HOME.toml, "", "accounts"),
     ],
+    ids=["key", "section", "secret", "short", "token", "example", "accounts"],
 )
-@pytest.mark.parametrize("command", [("serve",), ("config", "check")])
+@pytest.mark.parametrize("command", [("serve",), ("config", "check")], ids=["serve", "check"])
 def test_serve_does_not_start_with_a_flaw(
     tmp_path: Path, command: tuple[str, ...], old: str, new: str, named: str
 ) -> None:
