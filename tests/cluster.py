@@ -138,6 +138,8 @@ class Home:
     def sees_a_failover(self) -> None:
         """The journal's end is only here now."""
         self._save()
+        redis = self.node.cluster.redis
+        redis.claimed_in_run = redis.run
 
     def hand_over(self) -> None:
         """As a node that is stopped does."""
@@ -358,9 +360,9 @@ class Cluster(World):
         node.is_dead = True
         self.silent_since[node.name] = self.time.now
         self.nodes.remove(node)
-        gone, node.connections = node.connections, {}
-        for link in gone.values():
-            link.cut()
+        node.connections = {}
+        for number in [number for number, at in self._at.items() if at is node]:
+            self._links[number].cut()
         self.nodes.append(self._new_node())
 
     def _freeze(self, node: Node) -> None:

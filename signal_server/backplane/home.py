@@ -8,6 +8,7 @@ so from the journal, and stops. When Redis is lost it goes on alone, for this no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Protocol
 from signal_server.backplane.contract import Services
 from signal_server.backplane.entries import Batch, Claimed, Entry, Granted, Lost, Parcel, Tick
 from signal_server.backplane.facts import Fact
-from signal_server.backplane.redis_journal import Claim, RedisJournal, Written, order
+from signal_server.backplane.redis_journal import LEASE_MS, Claim, RedisJournal, Written, order
 from signal_server.backplane.replica import Outcome, Replica
 from signal_server.core import inputs
 from signal_server.core.effects import GrantIce
@@ -94,6 +95,8 @@ class Home:
         self._wishes: dict[tuple[str, str | int | None], GrantIce] = {}
         """Met while behind: the former home may have granted them."""
         self._missed: Counter[str] = Counter()
+        self._held_until = 0.0
+        """Until then nobody else can have become the home; the loop's clock."""
         self._tasks: list[asyncio.Task[None]] = []
         self._writes: set[asyncio.Task[None]] = set()
         self._due: asyncio.TimerHandle | None = None
@@ -107,6 +110,7 @@ class Home:
 
     def start(self, claim: Claim) -> None:
         """Apply what was left, then speak."""
+        self._held_until = 0.0
         self._claim = claim
         self.is_behind = True
         self._run(self._read_on(), self._renew_on(), self._watch_nodes())
@@ -195,6 +199,9 @@ class Home:
             except FleetUnavailable:
                 await asyncio.sleep(PAUSE_S)
                 continue
+            if not await self._is_home():
+                self._around.over(self)
+                return
             for written in entries:
                 self._position = written.entry_id
                 if written.entry is not None:
@@ -314,31 +321,47 @@ class Home:
 
     async def _renew_on(self) -> None:
         while True:
-            try:
-                lease = await self._journal.renew(self.replica.account, self.holder)
-                if lease is not None:
-                    self._around.clock.set(lease.now_ms)
-                    if order(lease.last_id) < order(self._position) and not self.is_behind:
-                        # A failover has lost the journal's end, which is only here now.
-                        await self._save()
-                elif not self.is_behind:
-                    await self._insist()
-            except FleetUnavailable:
-                pass
+            with contextlib.suppress(FleetUnavailable):
+                if not await self._renew():
+                    self._around.over(self)
+                    return
             await asyncio.sleep(RENEW_S)
 
-    async def _insist(self) -> None:
-        """The home is vacant in Redis: it was emptied, or we were too slow. Take it again, unless
-        somebody else has; that we then read in the journal."""
-        claim = await self._journal.reclaim(
-            self.replica.account,
-            self._around.node,
-            self._claim.epoch,
-            self._around.clock.now_ms() + CLAIM_MS,
-        )
-        if claim is not None:
+    async def _renew(self) -> bool:
+        """Stay the home; False when another has been it meanwhile. FleetUnavailable."""
+        began = asyncio.get_running_loop().time()
+        lease = await self._journal.renew(self.replica.account, self.holder)
+        if lease is None:
+            # Vacant: Redis was emptied, or this process was too slow.
+            claim = await self._journal.reclaim(
+                self.replica.account,
+                self._around.node,
+                self._claim.epoch,
+                self._around.clock.now_ms() + CLAIM_MS,
+            )
+            if claim is None:
+                return False
             self._claim = claim
+            self._held_until = began + LEASE_MS / 1000
+            if not self.is_behind:
+                await self._save()
+            return True
+        self._held_until = began + LEASE_MS / 1000
+        self._around.clock.set(lease.now_ms)
+        if order(lease.last_id) < order(self._position) and not self.is_behind:
+            # A failover has lost the journal's end, which is only here now.
             await self._save()
+        return True
+
+    async def _is_home(self) -> bool:
+        """Whether what was just read follows on what was applied. Another home would have saved,
+        and trimmed the journal behind what it has applied."""
+        while asyncio.get_running_loop().time() >= self._held_until:
+            try:
+                return await self._renew()
+            except FleetUnavailable:
+                await asyncio.sleep(PAUSE_S)
+        return True
 
     async def _watch_nodes(self) -> None:
         while True:
