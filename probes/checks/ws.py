@@ -46,7 +46,7 @@ class WsCheck:
             async with asyncio.timeout(WS_DEADLINE_S):
                 connection = await connect(
                     self.region.ws_url,
-                    ssl=self._tls if is_tls else None,
+                    ssl=(self._tls or True) if is_tls else None,
                     compression=None,
                     open_timeout=None,
                     close_timeout=1,

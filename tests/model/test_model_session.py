@@ -235,9 +235,13 @@ class Oracle:
             self.tell(session, "peer_left", reason=reason)
             session.room = None
 
-    def end(self, session: Known, reason: str) -> None:
+    def end(self, session: Known, reason: str, code: int = 0) -> None:
+        """It hears what becomes of its messages before its connection is closed with the code."""
         self.leave(session, reason)
         self.live.remove(session)
+        if session.connection is not None:
+            self.sent[session.connection].append(code)
+            session.connection = None
 
     def replace(self, former: Known, session: Known) -> None:
         """One change of the room."""
@@ -249,10 +253,7 @@ class Oracle:
 
     def supersede(self, session: Known) -> None:
         """Its client goes on with another session."""
-        connection, session.connection = session.connection, None
-        self.end(session, "connection_lost")
-        if connection is not None:
-            self.sent[connection].append(4502)
+        self.end(session, "connection_lost", 4502)
 
     def lose(self, session: Known, now: float) -> None:
         session.connection = None
@@ -266,13 +267,12 @@ class Oracle:
         if session is None or session not in self.live or secret not in session.good_secrets:
             return "resume_expired"
         missing = session.after(last_seq)
+        if missing is None:
+            self.supersede(session)
+            return "resume_gap"
         former, is_current = session.connection, secret == session.good_secrets[-1]
         if former is not None:
-            self.sent[former].append(4502 if is_current or missing is None else 4000)
-        if missing is None:
-            session.connection = None
-            self.end(session, "connection_lost")
-            return "resume_gap"
+            self.sent[former].append(4502 if is_current else 4000)
         session.connection, session.ends_at = connection, None
         held = [] if is_current else [good for good in session.good_secrets if good != secret]
         session.good_secrets = [*[*held, secret][-FORMER_SECRETS:], new]
@@ -587,10 +587,7 @@ class SessionMachine(RuleBasedStateMachine):
             self.hear(connection, "bye", {"type": "bye"}, None)
             self.deliver(connection, {"type": "bye", "id": "bye"})
         elif how == "kick" and room is not None:
-            session.connection = None
-            self.oracle.end(session, "kicked")
-            if connection is not None:
-                self.oracle.sent[connection].append(4503)
+            self.oracle.end(session, "kicked", 4503)
             self.feed(inputs.Removed(account="a", room=room, peer=session.peer))
 
     # Talking ---------------------------------------------------------------------------------
@@ -728,10 +725,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def hear_bye(self, session: Known, body: Json) -> None:
         self.oracle.say(session, {"type": "ok", "id": "bye"})
-        assert session.connection is not None
-        self.oracle.sent[session.connection].append(1000)
-        session.connection = None
-        self.oracle.end(session, "left")
+        self.oracle.end(session, "left", 1000)
 
     @precondition(lambda self: self.clients)
     @rule(pick=picks, behind=missed, asks=st.booleans())

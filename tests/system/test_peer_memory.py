@@ -18,7 +18,9 @@ from signal_server.wire.candidate import CandidateInit
 
 WARM_UP = 2_000
 JOINS = 10_000
-ALLOWED_GROWTH = 2 * 1024 * 1024
+CREDENTIAL_BYTES = 400
+"""A credential is remembered as long as it lives, so that it can be revoked."""
+ALLOWED_GROWTH = 2 * 1024 * 1024 + JOINS * CREDENTIAL_BYTES
 LEVELS = (
     "signaling_rooms",
     "signaling_sessions",

@@ -3,7 +3,9 @@
  * @module
  */
 
-import { ProbeError, settled } from "./settle.js";
+import { pause, ProbeError, settled } from "./settle.js";
+
+const SOON_MS = 300;
 
 /** @typedef {import("./verdict.js").Transport} Transport */
 /** @typedef {{id: string, ws_url: string, http_url: string}} Region */
@@ -106,7 +108,15 @@ export class ProbeApi {
    * @returns {Promise<{region: string, node: string, now_ms: number}>}
    */
   async ping(signal, { baseUrl, timeoutMs = 3_000 } = {}) {
-    const found = await this.call("GET", "/v1/probes/ping", { signal, timeoutMs }, baseUrl);
+    const ask = () => this.call("GET", "/v1/probes/ping", { signal, timeoutMs }, baseUrl);
+    const began = performance.now();
+    const found = await ask().catch(async (error) => {
+      // Chromium fails what is under way when an interface comes or goes: that says nothing about the server.
+      const isAtOnce = error?.code === 0 && performance.now() - began < SOON_MS;
+      if (!isAtOnce) throw error;
+      await pause(SOON_MS, signal ?? NEVER);
+      return ask();
+    });
     if (typeof found?.region !== "string") throw new ProbeError("http_status", "something else than Parley answers");
     return found;
   }
