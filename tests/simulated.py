@@ -44,6 +44,8 @@ BUSY_S = 60.0
 QUIET_S = 60.0
 WINDOW_S = 10.0
 OUTBOX = 40
+PATIENCE_S = 10.0
+"""Of a client, for the answer to its hello."""
 
 _STAGES = list(Stage)
 _encode = msgspec.json.Encoder().encode
@@ -197,11 +199,17 @@ class SimClient:
 
     def connect(self) -> None:
         resume = self.session.resume() if self.session else None
-        self.link = self.world.link(self)
+        link = self.link = self.world.link(self)
+        self.world.time.after(PATIENCE_S, lambda: self._give_up(link))
         hello = wire.Hello(token="t", resume=resume, features=self._features)
         if self._former is not None:
             hello = msgspec.structs.replace(hello, replaces=self._former, room=self.room)
         self.link.to_server(hello)
+
+    def _give_up(self, link: Link) -> None:
+        """Nobody has answered the hello."""
+        if link is self.link and not self.is_up:
+            link.cut()
 
     def reload(self) -> None:
         """The page is loaded anew: it keeps no more than what `replaces` needs."""

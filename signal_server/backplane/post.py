@@ -69,6 +69,9 @@ class Post:
         self._farewells: deque[Batch] = deque(maxlen=MAX_FAREWELLS)
         """Of links that are cut, for a home that does not know it."""
         self._claims_from = 0.0
+        self._waits_for: tuple[int, int] | None = None
+        """The link and the last of its batches that took effect."""
+        self._waits_since = 0.0
         self._emptied_at: float | None = None
         self._settling: list[tuple[int, asyncio.Future[None]]] = []
         loop = asyncio.get_running_loop()
@@ -276,9 +279,20 @@ class Post:
             try:
                 if self.home is None and self._is_wanted and not self._plane.is_alone:
                     await self._claim()
+                await self._write_again()
             except FleetUnavailable:
                 pass
             await asyncio.sleep(WATCH_S * random.uniform(0.5, 1.0))  # noqa: S311
+
+    async def _write_again(self) -> None:
+        """A failover may have lost what was written: nothing else would come of it."""
+        link, now = self._link, asyncio.get_running_loop().time()
+        waits_for = (link.number, link.done) if link.is_waiting else None
+        if waits_for is None or waits_for != self._waits_for:
+            self._waits_for, self._waits_since = waits_for, now
+        elif now - self._waits_since >= PATIENCE_S and not self._plane.is_alone:
+            self._waits_since = now
+            await self._journal.append(self.account, link.pending)
 
     @property
     def _is_wanted(self) -> bool:

@@ -80,8 +80,10 @@ local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
 return {redis.call('TIME'), last[1] and last[1][1] or '0-0'}
 """
 _SAVE = """
--- KEYS home, journal, snapshot. ARGV holder, position, state, life
+-- KEYS home, journal, snapshot, epoch. ARGV holder, position, state, life
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+redis.call('SET', KEYS[4], string.match(ARGV[1], '%d+$') .. ' ' .. run)
 redis.call('HSET', KEYS[3], 'position', ARGV[2], 'state', ARGV[3])
 redis.call('EXPIRE', KEYS[3], ARGV[4])
 redis.call('XTRIM', KEYS[2], 'MINID', ARGV[2])
@@ -173,7 +175,7 @@ class RedisJournal:
     async def save(self, account: str, holder: str, position: str, state: bytes) -> bool:
         """Keep the state and trim the journal; False when somebody else is the home."""
         keys = _keys(account)
-        names = [keys.home, keys.journal, keys.snapshot]
+        names = [keys.home, keys.journal, keys.snapshot, keys.epoch]
         return bool(await self._eval(_SAVE, names, holder, position, self._seal(state), KEPT_S))
 
     # Homes ----------------------------------------------------------------------------------
