@@ -33,6 +33,7 @@ class Client:
         self.remote = "127.0.0.1"
         self.seq = 0
         self.peer = ""
+        self.subprotocol: str | None = None
 
     def send(self, payload: bytes, seq: int = 0) -> None:
         self.seq = seq or self.seq
@@ -53,7 +54,8 @@ class World:
         write = importlib.import_module("parley_config").write
         with tempfile.TemporaryDirectory() as name:
             write(Path(name))
-            built = node(load(Path(name) / "parley.toml", {}), None, is_dev=False)
+            built = node(load(Path(name) / "parley.toml", {}), is_dev=False)
+            built.backplane.listen(built.dispatcher)
             self.dispatcher: Any = built.dispatcher
             self.tokens = (Path(name) / "tokens").read_text().split()
         self.number = 0
