@@ -90,6 +90,11 @@ def two_networks() -> Iterator[FarSide]:
     with isolated_network(), contextlib.ExitStack() as stack:
         _ip("netns", "add", namespace)
         stack.callback(_ip, "netns", "del", namespace)
+        for which in ("all", "default"):
+            # An IPv6 address that becomes valid a second later is a new network for Chromium,
+            # which then fails every request under way.
+            setting = f"net.ipv6.conf.{which}.disable_ipv6=1"
+            _ip("netns", "exec", namespace, "sysctl", "-qw", setting)
         _ip("-n", namespace, "link", "set", "lo", "up")
         _ip("address", "add", f"{SERVER_ADDRESS}/32", "dev", "lo")
         for link, network in LINKS.items():

@@ -244,7 +244,10 @@ def test_without_permission_and_out_of_sight(context: BrowserContext, parley: Pa
 
 def test_a_server_that_goes_away_is_named_and_the_page_goes_on(context: BrowserContext) -> None:
     """Icons and words are all there without the server."""
-    with start_parley() as parley, diagnostics(context, parley, excused="ERR_CONNECTION") as page:
+    with (
+        start_parley() as parley,
+        diagnostics(context, parley, excused="ERR_CONNECTION|WebSocket conn") as page,
+    ):
         page.click("#start")
         runs(page, "turn-udp")
         parley.kill()

@@ -103,11 +103,18 @@ class Line:
     def __init__(self, port: int) -> None:
         self.is_silent = False
         self._redis_port = port
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, thither = await asyncio.open_connection(LOOPBACK, self._redis_port)
-        await asyncio.gather(self._carry(reader, thither), self._carry(there, writer))
+        self._writers += [writer, thither]
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(self._carry(reader, thither), self._carry(there, writer))
+
+    async def close(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -127,6 +134,7 @@ async def line_to(redis: RedisServer) -> AsyncIterator[tuple[Line, int]]:
         yield line, server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        await line.close()
 
 
 async def test_a_half_open_link_to_redis_is_found_within_ten_seconds(tmp_path: Path) -> None:

@@ -213,7 +213,8 @@ async def test_a_client_that_vanishes_is_lost(server: Server, way: str) -> None:
             )
             assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
         await ann.ask("message", to=bob.peer, data=1)
-        assert (await bob.resume(way))["replayed"] == 2, "own loss is no news, the message is"
+        replayed = (await bob.resume(way))["replayed"]
+        assert replayed in (1, 2), "own loss is no news, the message is, and the room if unread"
         await bob.sees("message")
 
 

@@ -90,8 +90,8 @@ async def test_peer_aiortc_goes_on_across_killed_sockets(servers: Servers) -> No
         assert (ann.client.peer, bob.client.peer) == names
         described = link.pc.remoteDescription.sdp
         await other.call()
-        await link.call()
         await until(lambda: link.pc.remoteDescription.sdp != described)
+        await link.call()
         await talk(bob_media, ann_media, "after negotiating again")
         assert (link.pc, other.pc) == before
         assert (link.replaced, other.replaced) == (0, 0)
