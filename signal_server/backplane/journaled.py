@@ -32,6 +32,8 @@ log = logging.getLogger("parley.backplane")
 ALIVE_S = 1.0
 ANSWER_S = 1.2
 """Within which Redis must answer a sign of life."""
+HEARS_S = 2.0
+"""Without an answer for so long, nothing is asked that should not take effect late."""
 LOST_AFTER = 3
 """Signs of life in a row without an answer, after which Redis is lost."""
 STALL_S = 0.5
@@ -71,6 +73,7 @@ class JournaledBackplane:
         self._tasks: list[asyncio.Task[None]] = []
         self._outgoing: dict[str, list[Parcel]] = {}
         self._has_parcels = asyncio.Event()
+        self._answered_at = -HEARS_S
         self._past = Tally()
         """Of switchboards that ran here."""
         self._past_failures = 0
@@ -143,6 +146,11 @@ class JournaledBackplane:
 
     # For posts and homes --------------------------------------------------------------------
 
+    @property
+    def hears_redis(self) -> bool:
+        """Whether Redis has answered lately."""
+        return asyncio.get_running_loop().time() - self._answered_at < HEARS_S
+
     def deliver(self, parcel: Parcel) -> None:
         post = self._posts.get(parcel.account)
         if post is not None:
@@ -184,7 +192,7 @@ class JournaledBackplane:
             try:
                 async with asyncio.timeout(ANSWER_S):
                     self.clock.set(await self._journal.live(self.node))
-                unanswered = 0
+                unanswered, self._answered_at = 0, loop.time()
                 await self._found()
             except (FleetUnavailable, TimeoutError):
                 is_stall = loop.time() - began > ANSWER_S + STALL_S

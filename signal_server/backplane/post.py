@@ -27,7 +27,7 @@ from turn_broker.fleet.contract import FleetUnavailable
 log = logging.getLogger("parley.backplane")
 
 WATCH_S = 0.25
-PATIENCE_S = 3.0
+PATIENCE_S = 6.0
 """How long the former home may take to come back after Redis was lost, or has lost everything."""
 RETRY_S = 0.1
 MAX_FAREWELLS = 1000
@@ -40,6 +40,9 @@ class Plane(Around, Protocol):
 
     @property
     def is_alone(self) -> bool: ...
+
+    @property
+    def hears_redis(self) -> bool: ...
 
     @property
     def speaker(self) -> Speaker: ...
@@ -277,7 +280,8 @@ class Post:
     async def _watch_on(self) -> None:
         while True:
             try:
-                if self.home is None and self._is_wanted and not self._plane.is_alone:
+                may_claim = self._plane.hears_redis and not self._plane.is_alone
+                if self.home is None and self._is_wanted and may_claim:
                     await self._claim()
                 await self._write_again()
             except FleetUnavailable:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
+import sys
 from pathlib import Path
 
 import click
@@ -11,6 +14,8 @@ from signal_server.cli.settings import config_option, load_checked
 from signal_server.config import MAX_WORKERS, Settings
 from turn_broker.cli import Refused
 from turn_broker.config import SettingsError
+
+_PR_SET_PDEATHSIG = 1
 
 
 @click.command()
@@ -69,6 +74,12 @@ def _of_worker(settings: Settings, worker: int) -> Settings:
     )
 
 
+def _end_with_parent() -> None:
+    """A worker whose parent is killed drains, as if it had been told to (prctl(2), Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def _serve(settings: Settings, worker: int | None, folder: Path | None) -> None:
     from signal_server import app, running
     from signal_server.cli.run import run
@@ -83,6 +94,9 @@ def _serve(settings: Settings, worker: int | None, folder: Path | None) -> None:
 
     def ready() -> None:
         running.log.info("ready", extra={"port": listener.getsockname()[1]})
+
+    if worker is not None:
+        _end_with_parent()
 
     async def main() -> None:
         if folder is None or worker is None:
