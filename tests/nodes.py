@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -63,6 +64,7 @@ class Node:
                 [*self._command, "--config", str(self._config_file), *flags],
                 cwd=_ROOT,
                 stderr=log,
+                start_new_session=True,
             )
 
     def start(self, *flags: str) -> None:
@@ -133,9 +135,10 @@ class Node:
         self.process = None
 
     def end(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
         if self.process is not None:
+            # With whatever runs in front of it, such as faketime.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(_EXIT_S)
 
 
