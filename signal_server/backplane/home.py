@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from signal_server.backplane.contract import Services
@@ -82,6 +82,8 @@ class Home:
         self.replica = replica
         self.is_alone = False
         """Redis is lost."""
+        self.is_island = False
+        """The home is elsewhere: what is said here ends when Redis is back."""
         self.failures = 0
         self._journal = journal
         self._services = services
@@ -115,10 +117,12 @@ class Home:
         self.is_behind = True
         self._run(self._read_on(), self._renew_on(), self._watch_nodes())
 
-    def start_alone(self) -> None:
-        """Redis is lost before there was any home here."""
-        self.is_behind = False
+    def start_alone(self, wishes: Iterable[GrantIce] = ()) -> None:
+        """Redis is lost, and the home is elsewhere: go on here until it is back, and no longer."""
+        self.is_island, self.is_behind = True, False
         self.go_alone()
+        for wish in wishes:
+            self._grant(wish)
 
     def go_alone(self) -> None:
         """Redis is lost: serve this node's own clients from memory."""
@@ -129,6 +133,8 @@ class Home:
 
     async def rejoin(self) -> bool:
         """Redis is back: be the home again, unless there was another. FleetUnavailable."""
+        if self.is_island:
+            return False
         claim = await self._journal.reclaim(
             self.replica.account,
             self._around.node,
@@ -143,9 +149,7 @@ class Home:
         self._claim, self._position, self.is_alone = claim, claim.entry_id, False
         self.replica.apply(Claimed(self._around.node, claim.epoch), now)
         self._carry_out(self.replica.cut_others(self._around.node, now))
-        await self._journal.save(
-            self.replica.account, self.holder, self._position, self.replica.capture()
-        )
+        await self._save(anew=True)
         self._run(self._read_on(loaded=True), self._renew_on(), self._watch_nodes())
         return True
 
@@ -232,13 +236,14 @@ class Home:
         left = deadline * 1000 - self._around.clock.now_ms()
         return int(min(BLOCK_MS, max(1, left + 1)))
 
-    async def _save(self) -> None:
+    async def _save(self, *, anew: bool = False) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         state = self.replica.capture()
         self._save_not_before = began + SAVE_COST * (loop.time() - began)
         self._since_saved = 0
-        await self._journal.save(self.replica.account, self.holder, self._position, state)
+        account = self.replica.account
+        await self._journal.save(account, self.holder, self._position, state, anew=anew)
 
     def _apply(self, written: Written, entry: Entry) -> None:
         outcome = self.replica.apply(entry, written.unix_ms)
@@ -344,13 +349,13 @@ class Home:
             self._claim = claim
             self._held_until = began + LEASE_MS / 1000
             if not self.is_behind:
-                await self._save()
+                await self._save(anew=True)
             return True
         self._held_until = began + LEASE_MS / 1000
         self._around.clock.set(lease.now_ms)
         if order(lease.last_id) < order(self._position) and not self.is_behind:
             # A failover has lost the journal's end, which is only here now.
-            await self._save()
+            await self._save(anew=True)
         return True
 
     async def _is_home(self) -> bool:

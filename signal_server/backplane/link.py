@@ -97,6 +97,11 @@ class Link:
         """Of the last home that was heard."""
         return self._epoch
 
+    @property
+    def heard(self) -> int:
+        """Number of the last parcel."""
+        return self._heard
+
     # What comes -----------------------------------------------------------------------------
 
     def hear(self, parcel: Parcel) -> list[Item] | Fate:

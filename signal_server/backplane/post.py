@@ -1,7 +1,7 @@
-"""One account on one node: its link, the courier that writes for it, and perhaps its home.
+"""One account on one node: its link, the courier that writes for it, and its home or a standby.
 
-Whoever has clients of an account and finds it without a home becomes the home. It does not know
-what clients say.
+Whoever has clients of an account and finds it without a home becomes the home; where the home is
+elsewhere, a standby follows it. It does not know what clients say.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from signal_server.backplane.home import CLAIM_MS, Around, Home
 from signal_server.backplane.link import Fate, Link
 from signal_server.backplane.redis_journal import RedisJournal
 from signal_server.backplane.replica import Replica
+from signal_server.backplane.standby import Standby
 from signal_server.core import inputs
 from signal_server.wire.codes import CloseCode
 from turn_broker.fleet.contract import FleetUnavailable
@@ -67,6 +68,7 @@ class Post:
         self._plane = plane
         self._journal = journal
         self._new_replica = new_replica
+        self._standby = Standby(account, journal, new_replica)
         self._link = self._new_link()
         self._news = asyncio.Event()
         self._farewells: deque[Batch] = deque(maxlen=MAX_FAREWELLS)
@@ -182,10 +184,12 @@ class Post:
     # Redis is lost, and back ----------------------------------------------------------------
 
     def go_alone(self) -> None:
-        """A home goes on for the clients that are here; elsewhere they begin anew."""
+        """The home goes on for the clients that are here; elsewhere they resume at what the standby
+        knows."""
         if self.home is None or self.home.is_behind:
             if self.home is not None:
                 self.vacate(self.home)
+            self._go_on_from_standby()
             self.cut()
             return
         if self.home.is_alone:
@@ -194,6 +198,24 @@ class Post:
         for batch in self._link.pending:
             self.home.apply_alone(batch)
         self._news.set()
+
+    def _go_on_from_standby(self) -> None:
+        known = self._standby.replica()
+        self._standby.stop()
+        if known is None:
+            return
+        replica, wishes = known
+        if self._is_ahead_of(replica):
+            replica.doubt()
+        replica.part(self._plane.node, self._plane.clock.now_ms())
+        self.home = Home(replica, self._journal, self._plane.services, self._plane)
+        self.home.start_alone(wishes)
+
+    def _is_ahead_of(self, replica: Replica) -> bool:
+        """Whether clients here were told what the standby has not read."""
+        state = replica.links.get(self._link.number)
+        heard = self._link.heard
+        return heard > 0 if state is None else heard > state.parcels
 
     async def rejoin(self) -> None:
         """Redis is back, and perhaps a home elsewhere with all that happened. FleetUnavailable."""
@@ -218,6 +240,7 @@ class Post:
 
     async def close(self) -> None:
         """The node goes: write what is left, hand the home over."""
+        self._standby.stop()
         try:
             async with asyncio.timeout(1):
                 while self._link.has_news and not self._plane.is_alone:
@@ -283,10 +306,17 @@ class Post:
                 may_claim = self._plane.hears_redis and not self._plane.is_alone
                 if self.home is None and self._is_wanted and may_claim:
                     await self._claim()
+                self._stand_by()
                 await self._write_again()
             except FleetUnavailable:
                 pass
             await asyncio.sleep(WATCH_S * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def _stand_by(self) -> None:
+        if self.home is not None or not self.connections:
+            self._standby.stop()
+        elif not self._plane.is_alone:
+            self._standby.start()
 
     async def _write_again(self) -> None:
         """A failover may have lost what was written: nothing else would come of it."""

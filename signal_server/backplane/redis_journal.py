@@ -80,13 +80,20 @@ local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
 return {redis.call('TIME'), last[1] and last[1][1] or '0-0'}
 """
 _SAVE = """
--- KEYS home, journal, snapshot, epoch. ARGV holder, position, state, life
+-- KEYS home, journal, snapshot, epoch. ARGV holder, position, state, life, anew
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 redis.call('SET', KEYS[4], string.match(ARGV[1], '%d+$') .. ' ' .. run)
+local former = redis.call('HGET', KEYS[3], 'position')
 redis.call('HSET', KEYS[3], 'position', ARGV[2], 'state', ARGV[3])
+local saves = redis.call('HINCRBY', KEYS[3], 'saves', 1)
 redis.call('EXPIRE', KEYS[3], ARGV[4])
-redis.call('XTRIM', KEYS[2], 'MINID', ARGV[2])
+if former then redis.call('XTRIM', KEYS[2], 'MINID', former) end
+if ARGV[5] == '1' then
+    -- With that id where the journal has lost its end: what comes must have a higher one.
+    local added = redis.pcall('XADD', KEYS[2], ARGV[2], 'n', saves)
+    if type(added) == 'table' then redis.call('XADD', KEYS[2], '*', 'n', saves) end
+end
 return 1
 """
 _LIVE = """
@@ -125,6 +132,32 @@ class Written(NamedTuple):
     @property
     def unix_ms(self) -> int:
         return int(self.entry_id.partition("-")[0])
+
+
+class Kept(NamedTuple):
+    """A saved state."""
+
+    position: str
+    state: bytes | None
+    saves: int
+    """How often one was saved."""
+
+
+class Sealed(NamedTuple):
+    """An entry as it is kept."""
+
+    entry_id: str
+    fields: Mapping[bytes, bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(map(len, self.fields.values()))
+
+    @property
+    def saves(self) -> int:
+        """Of the saved state that what follows goes on from; 0: of the same as before."""
+        return int(self.fields.get(b"n", 0))
 
 
 def order(entry_id: str) -> tuple[int, int]:
@@ -172,11 +205,38 @@ class RedisJournal:
             return None, "0-0"
         return opened, position.decode()
 
-    async def save(self, account: str, holder: str, position: str, state: bytes) -> bool:
-        """Keep the state and trim the journal; False when somebody else is the home."""
+    async def save(
+        self, account: str, holder: str, position: str, state: bytes, *, anew: bool = False
+    ) -> bool:
+        """Keep the state and trim the journal behind the former one, so that a standby may read on;
+        False when somebody else is the home. `anew`: the state does not follow from the journal."""
         keys = _keys(account)
         names = [keys.home, keys.journal, keys.snapshot, keys.epoch]
-        return bool(await self._eval(_SAVE, names, holder, position, self._seal(state), KEPT_S))
+        sealed = self._seal(state)
+        return bool(await self._eval(_SAVE, names, holder, position, sealed, KEPT_S, int(anew)))
+
+    # Standbys -------------------------------------------------------------------------------
+
+    async def latest(self, account: str) -> Kept:
+        """What is saved, as it is kept."""
+        fields = ["position", "state", "saves"]
+        position, state, saves = await call(self._client.hmget(_keys(account).snapshot, fields))
+        if position is None or state is None:
+            return Kept("0-0", None, 0)
+        return Kept(position.decode(), state, int(saves))
+
+    async def read_sealed(self, account: str, after: str, block_ms: int) -> list[Sealed]:
+        """The next entries as they are kept; waits for them."""
+        key = _keys(account).journal
+        answer = await call(self._client.xread({key: after}, count=READ_COUNT, block=block_ms))
+        return [Sealed(entry_id.decode(), fields) for entry_id, fields in _entries_of(answer)]
+
+    def opened(self, kept: Kept) -> bytes | None:
+        """The state; None when there is none."""
+        return None if kept.state is None else self._open(kept.state)
+
+    def written(self, sealed: Sealed) -> Written:
+        return Written(sealed.entry_id, self._entry(sealed.fields))
 
     # Homes ----------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ the entries: milliseconds of Redis' clock. It does not know Redis or which node 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ from signal_server.core.effects import (
     Send,
     Unattached,
 )
+from signal_server.core.room import Session
 from signal_server.core.state import capture, pack, restore, unpack
 from signal_server.core.switchboard import Switchboard
 from signal_server.wire.codec import Refusal, decode
@@ -140,6 +142,23 @@ class Replica:
 
         self.board.cut_off(is_elsewhere)
 
+    def part(self, node: str, unix_ms: int) -> None:
+        """Go on without the home, for that node's clients: they resume. Whoever is connected
+        elsewhere is shown what the home says, and may not go on with that here."""
+        self.home = node
+        self._begin(unix_ms)
+        self.lose(node, unix_ms)
+        self._doubt(self.board.sessions.by_connection.values())
+        self.stay_alone(node)
+
+    def doubt(self) -> None:
+        """Clients may have been told what is not known here: none goes on as if it were."""
+        self._doubted = {}
+        self._doubt(self.board.sessions.by_id.values())
+
+    def _doubt(self, sessions: Iterable[Session]) -> None:
+        self._doubted.update((session.id, session.outbox.seq) for session in sessions)
+
     def next_deadline(self) -> float | None:
         """Unix seconds of Redis' clock."""
         return self.board.next_deadline()
@@ -180,8 +199,7 @@ class Replica:
         for link in self.links.values():
             link.at_claim = (link.parcels, link.batches)
         if claimed.is_doubtful:
-            sessions = self.board.sessions.by_id.values()
-            self._doubted = {session.id: session.outbox.seq for session in sessions}
+            self.doubt()
 
     def _seen(self, seen: Seen, unix_ms: int) -> None:
         """A link that has heard or said more than stands here: the journal has lost its end, and

@@ -25,6 +25,7 @@ Reply = m.Ok | Refusal | None
 Action = Callable[[Session, Any, float], Reply]
 Relay = Callable[[Session, Session, Any, float], int | Refusal]
 CALL_ID_PREFIX = "c_"
+_AWAY = Refusal(ErrorCode.PEER_UNREACHABLE, "at a node that cannot be reached now; nothing was sent")
 
 
 class Actions:
@@ -149,6 +150,8 @@ class Actions:
             return Refusal(ErrorCode.WRONG_STATE, "join a room first")
         else:
             targets = session.room.others(session)
+            if self._rooms.is_split(session.room):
+                return _AWAY
         sender, identity = session.peer, session.permit.identity
         for target in targets:
             self._out.deliver(
@@ -166,6 +169,8 @@ class Actions:
             return Refusal(ErrorCode.NOT_FOUND, "no such peer in this room")
         if target is session:
             return Refusal(ErrorCode.BAD_REQUEST, "a peer cannot write to itself")
+        if self._rooms.is_cut_off is not None and self._rooms.is_away(target):
+            return _AWAY
         return target
 
     def _ice_servers(self, session: Session, message: m.IceServersRequest, now: float) -> Reply:

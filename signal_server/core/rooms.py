@@ -228,7 +228,7 @@ class Rooms:
         if _size(data) > limits.data_bytes:
             return Refusal(ErrorCode.PAYLOAD_TOO_LARGE, "data is too long")
         room = self.by_name.get((permit.account, name))
-        if room is not None and self._is_split(room):
+        if room is not None and self.is_split(room):
             return Refusal(ErrorCode.UNAVAILABLE, "some of this room cannot be reached now")
         if room is None:
             if len(self.by_name) >= limits.rooms_per_node:
@@ -239,11 +239,15 @@ class Rooms:
             return Refusal(ErrorCode.ROOM_FULL, f"the room holds {limits.peers_per_room} peers")
         return None
 
-    def _is_split(self, room: Room) -> bool:
-        return self.is_cut_off is not None and any(
-            member.connection is not None and self.is_cut_off(member.connection)
-            for member in room.members.values()
-        )
+    def is_split(self, room: Room) -> bool:
+        """Whether some of it cannot be reached now."""
+        return self.is_cut_off is not None and any(map(self.is_away, room.members.values()))
+
+    def is_away(self, member: Session) -> bool:
+        """Whether it is connected where it cannot be reached now."""
+        if self.is_cut_off is None or member.connection is None:
+            return False
+        return self.is_cut_off(member.connection)
 
     def _snapshot(self, session: Session, room: Room) -> None:
         snapshot = m.RoomSnapshot(

@@ -45,6 +45,7 @@ class ErrorCode(StrEnum):
 
 _RETRYABLE = frozenset(
     {
+        ErrorCode.PEER_UNREACHABLE,
         ErrorCode.ROOM_FULL,
         ErrorCode.BUFFER_FULL,
         ErrorCode.RATE_LIMITED,

@@ -180,12 +180,8 @@ async def test_without_redis_a_node_goes_on_for_its_own(
             # A room of which some are elsewhere takes nobody in.
             refused = await carol.ask("join", 2, room="shared")
             assert (refused["code"], refused["retryable"]) == ("unavailable", True)
-            # Whoever needs another node is told to begin anew, and may among those who are here.
+            # Elsewhere, who can be reached only there hears nothing, and nothing is promised.
             await until(lambda: bob.closed_with == 4000)
-            async with peer(b, "bob", "island") as one, peer(b, "dave", "island") as two:
-                await one.hear("peer_joined", identity="dave")
-                await one.say("message", to=two.welcome["peer"], data=2)
-                await two.hear("message", data=2)
         finally:
             redis.resume()
         await until(lambda: a.is_ready and b.is_ready, 15)
@@ -196,6 +192,63 @@ async def test_without_redis_a_node_goes_on_for_its_own(
             await alice.hear("peer_joined", identity="erin")
             await erin.say("message", to=alice.welcome["peer"], data=4)
             await alice.hear("message", data=4)
+
+
+async def test_without_redis_rooms_live_where_the_home_is_not(
+    nodes: list[Node], redis: RedisServer
+) -> None:
+    """Node a is the home. What is on node b resumes there, and begins anew when Redis is back."""
+    a, b, _ = nodes
+    async with (
+        peer(a, "alice", "mixed") as alice,
+        peer(b, "bob", "mixed") as bob,
+        peer(b, "dave", "local") as dave,
+        peer(b, "erin", "local") as erin,
+    ):
+        for number in range(10):
+            answer = await dave.ask("message", number, to=erin.welcome["peer"], data=number)
+            assert answer["type"] == "ok"
+        await until(lambda: len(erin.numbers()) == 10)
+        await alice.hear("peer_joined", identity="bob")
+        redis.hang()
+        try:
+            await until(lambda: {one.closed_with for one in (bob, dave, erin)} == {4000})
+            async with (
+                peer(b, "bob", None, resume=ticket(bob)) as bob,
+                peer(b, "dave", None, resume=ticket(dave)) as dave,
+                peer(b, "erin", None, resume=ticket(erin)) as erin,
+            ):
+                assert erin.welcome["replayed"] <= 2  # that the others were away and came back
+                answer = await dave.ask("message", 10, to=erin.welcome["peer"], data=10)
+                assert answer["type"] == "ok"
+                await erin.hear("message", data=10)
+                # Who is at another node is there, and cannot be reached.
+                answer = await bob.ask("message", 1, to=alice.welcome["peer"], data=1)
+                assert (answer["code"], answer["retryable"]) == ("peer_unreachable", True)
+                assert (await bob.ask("message", 2, data=1))["code"] == "peer_unreachable"
+                assert (await dave.ask("join", 11, room="mixed"))["code"] == "unavailable"
+                assert (await dave.ask("join", 12, room="new"))["type"] == "ok"
+                # A client of the home may not go on here with what the home still says.
+                async with connect(b.ws_url) as socket:
+                    astray = Peer(socket)
+                    await astray.say("hello", token=token("alice"), resume=ticket(alice), id=1)
+                    assert (await astray.hear("error"))["code"] == "resume_gap"
+                    await astray.end()
+                redis.resume()
+                await until(lambda: erin.closed_with == 4000, 15)
+                resume = ticket(erin)
+        finally:
+            redis.resume()
+        async with connect(b.ws_url) as socket:
+            back = Peer(socket)
+            await back.say("hello", token=token("erin"), resume=resume, id=1)
+            assert (await back.hear("error"))["code"] == "resume_expired"
+            await back.say("hello", token=token("erin"), room="mixed", id=2)
+            await back.hear("welcome")
+            await alice.hear("peer_joined", identity="erin")
+            await back.say("message", to=alice.welcome["peer"], data="again")
+            await alice.hear("message", data="again")
+            await back.end()
 
 
 async def test_a_draining_node_hands_everything_over(nodes: list[Node]) -> None:

@@ -18,6 +18,7 @@ def test_error_codes_are_the_contract() -> None:
 
 def test_what_may_be_retried() -> None:
     assert {code.value for code in ErrorCode if code.retryable} == {
+        "peer_unreachable",
         "room_full",
         "buffer_full",
         "rate_limited",
