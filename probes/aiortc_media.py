@@ -154,6 +154,14 @@ def send_again_once(sender: RTCRtpSender) -> None:
     sender._retransmit = once  # noqa: SLF001
 
 
+def packets_received(pc: RTCPeerConnection) -> int:
+    """Of every transport, DTLS and what it protects; connectivity checks do not count."""
+    ends = [one.receiver for one in pc.getTransceivers()] + ([pc.sctp] if pc.sctp else [])
+    # aiortc gives no number that is as cheap as this.
+    transports = {end.transport for end in ends}
+    return sum(one._RTCDtlsTransport__rx_packets for one in transports)  # noqa: SLF001
+
+
 async def close(pc: RTCPeerConnection) -> None:
     """Closes a connection; aioice would wait a minute for a relay that is gone."""
     for transceiver in pc.getTransceivers():

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from probes.checks import certificate
 from probes.reasons import State
 from probes.runner import Kind, Plan, Run
 from probes.settings import ProbeTarget
@@ -104,9 +105,11 @@ def _results(registry: CollectorRegistry, results: Iterable[CheckResult]) -> Non
     lasted = Gauge("probe_check_duration_seconds", "Of one check", where, registry=registry)
     trip = Gauge("probe_round_trip_seconds", "Median of one check", where, registry=registry)
     relay_trip = Gauge(
-        "probe_relay_rtt_seconds", "Median through two relays", ["transport"], registry=registry
+        "probe_relay_rtt_seconds", "Median through two relays", where[1:], registry=registry
     )
     loss = Gauge("probe_loss_ratio", "Lost packets of one check", where, registry=registry)
+    name = "probe_ssl_earliest_cert_expiry"
+    certificates = Gauge(name, "Unix seconds, of the server's chain", where, registry=registry)
     score = Gauge("probe_mos", "Estimated mean opinion score", where, registry=registry)
     for result in results:
         labels = (result.name, result.transport or "", result.region or "")
@@ -116,9 +119,11 @@ def _results(registry: CollectorRegistry, results: Iterable[CheckResult]) -> Non
         if "round_trip_ms" in figures:
             trip.labels(*labels).set(figures["round_trip_ms"] / 1000)
             if result.name == "turn":
-                relay_trip.labels(result.transport or "").set(figures["round_trip_ms"] / 1000)
+                relay_trip.labels(*labels[1:]).set(figures["round_trip_ms"] / 1000)
         if "loss_ratio" in figures:
             loss.labels(*labels).set(figures["loss_ratio"])
+        if certificate.FIGURE in figures:
+            certificates.labels(*labels).set(figures[certificate.FIGURE])
         if "mos" in figures:
             score.labels(*labels).set(figures["mos"])
 

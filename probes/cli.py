@@ -20,16 +20,27 @@ import msgspec
 
 from probes.messages import TRANSPORTS
 from probes.reasons import EXIT_CODES, SETTLED, State
-from probes.runner import Kind, Plan, Run
+from probes.runner import Kind, Plan, Run, UnknownRegion
 from probes.table import MARKS, as_json, junit, table, title
 from probes.verdict import CheckResult
 
 
 def _base_url(_: click.Context, __: click.Parameter, value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+    try:
+        parts = urlsplit(value)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or parts.query or parts.fragment:
         raise click.BadParameter("a deployment is an http:// or https:// URL")
     return value.rstrip("/")
+
+
+def _trust(path: str | None) -> ssl.SSLContext | None:
+    try:
+        return ssl.create_default_context(cafile=path) if path else None
+    except OSError as flaw:
+        raise click.BadParameter(f"{path} has no certificates: {flaw}", param_hint="--ca") from None
 
 
 _OPTIONS = (
@@ -71,7 +82,7 @@ def _command(kind: Kind, text: str, *extra: Any) -> None:
 
 _command(Kind.API, "The HTTP API: ping, a probe session, the log.")
 _command(Kind.WS, "WebSocket frames, in every region.", _REGION_OPTION)
-_command(Kind.TURN, "The relay, over each transport.", _TRANSPORT_OPTION)
+_command(Kind.TURN, "The relay, over each transport.", _REGION_OPTION, _TRANSPORT_OPTION)
 _command(Kind.QUALITY, "Sound and picture through the relay.", _TRANSPORT_OPTION, _QUALITY_OPTION)
 _command(Kind.ALL, "Everything.", _REGION_OPTION, _TRANSPORT_OPTION, _QUALITY_OPTION)
 
@@ -95,18 +106,24 @@ def _probe(  # noqa: PLR0913 - one parameter per option
         transports=transports or TRANSPORTS,  # type: ignore[arg-type]
         regions=regions,
         quality_s=quality_s,
-        tls=ssl.create_default_context(cafile=ca) if ca else None,
+        tls=_trust(ca),
     )
     run = Run(plan, _silent if quiet else _progress)
-    asyncio.run(_until_done(run, timeout_s))
+    try:
+        asyncio.run(_until_done(run, timeout_s))
+    except UnknownRegion as flaw:
+        raise click.BadParameter(str(flaw), param_hint="--region") from None
     results, verdict = list(run.results.values()), run.verdict
-    if junit_path is not None:
-        junit_path.write_bytes(junit(results, run.duration_s))
     if is_json:
         report = as_json(results, verdict, base_url=url, duration_s=run.duration_s)
         click.echo(msgspec.json.encode(report))
     else:
         click.echo(table(results, verdict))
+    if junit_path is not None:
+        try:
+            junit_path.write_bytes(junit(results, run.duration_s))
+        except OSError as flaw:
+            raise click.BadParameter(str(flaw), param_hint="--junit") from None
     return EXIT_CODES[verdict.state]
 
 

@@ -17,6 +17,20 @@ from probes.settings import DeploymentRegion
 IceServers = list[dict[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Relays:
+    """A fresh credential."""
+
+    servers: dict[Transport, IceServers]
+    """By transport; [] where there is none."""
+    region: str
+    """Of the first one, "" without any."""
+    expires_at: int | None = None
+    """Of the credential, Unix seconds; None without one."""
+    wait_s: float = 0.0
+    """Until another credential may be asked for, where this one was refused for that."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
     region: str
@@ -27,13 +41,13 @@ class Deployment:
     """Identity and seconds to an access token with the grant `probe` and no other."""
     identity_of: Callable[[str], str | None]
     """The identity of a good access token with the grant `probe`; None for any other text."""
-    ice_servers: Callable[[str, str | None], dict[Transport, IceServers]]
-    """A fresh credential for an identity, its URLs by transport; [] where there is none.
-
-    The second argument is the address that asks, None for the node itself.
-    """
+    turn_regions: Callable[[], Sequence[str]]
+    """Where this deployment has relays."""
+    relays: Callable[[str, str | None, str | None], Relays]
+    """For an identity; for the address that asks, None for the node itself; of one of
+    `turn_regions`, None for what a call from that address gets."""
     address_of: Callable[[Request], str]
-    """Key of the client's address, for limits only."""
+    """The client's, for limits and for the nearest relay."""
     unix: Callable[[], float]
     monotonic: Callable[[], float]
 

@@ -29,11 +29,13 @@ from probes.messages import (
     ProbeSession,
     RegionList,
     ReportReceipt,
+    SessionRequest,
 )
 from probes.metrics import Figures
 from probes.reports import Reports, read_report
 from probes.sessions import IDENTITY_PREFIX, SessionUse
 from probes.settings import ProbeSettings
+from turn_broker.addresses import address_key
 from turn_broker.body import read_body
 from turn_broker.issue_limits import Buckets
 from turn_broker.problem import problem_response
@@ -89,14 +91,39 @@ class ProbeApi:
         if wait:
             self._figures.refused["rate_limited"] += 1
             return _limited(wait)
+        body = await read_body(request)
+        if body is None:
+            return problem_response("payload_too_large", "the request is too large or too slow")
+        try:
+            asked = msgspec.json.decode(body or b"{}", type=SessionRequest)
+        except (msgspec.DecodeError, UnicodeError) as flaw:
+            return problem_response("bad_request", str(flaw)[:200])
+        regions = list(self._deployment.turn_regions())
+        if asked.region is not None and asked.region not in regions:
+            return problem_response("not_found", f"relays are in {', '.join(regions)}")
+        session = self._session(request, asked.region, regions)
+        if isinstance(session, float):
+            self._figures.refused["rate_limited"] += 1
+            return _limited(session)
+        self._figures.sessions += 1
+        return _json(201, session)
+
+    def _session(
+        self, request: Request, region: str | None, regions: list[str]
+    ) -> ProbeSession | float:
+        """Or in how many seconds there may be one."""
         settings, deployment = self._settings, self._deployment
         identity = IDENTITY_PREFIX + secrets.token_hex(12)
         now = int(deployment.unix())
-        session = ProbeSession(
+        ends = now + settings.session_ttl_s
+        relays = deployment.relays(identity, deployment.address_of(request), region)
+        if relays.wait_s:
+            return relays.wait_s
+        return ProbeSession(
             token=deployment.issue_token(identity, settings.session_ttl_s),
-            expires_at=now + settings.session_ttl_s,
+            expires_at=min(ends, relays.expires_at or ends),
             now=now,
-            ice_servers=deployment.ice_servers(identity, deployment.address_of(request)),
+            ice_servers=relays.servers,
             regions=deployment.regions_seen_by(request),
             region=deployment.region,
             node=deployment.node,
@@ -107,9 +134,9 @@ class ProbeApi:
                 reports=settings.reports_per_session if self._reports is not None else 0,
                 report_bytes=MAX_REPORT_BYTES,
             ),
+            turn_regions=regions,
+            turn_region=relays.region,
         )
-        self._figures.sessions += 1
-        return _json(201, session)
 
     async def _regions(self, request: Request) -> Response:
         return _json(200, RegionList(self._deployment.regions_seen_by(request)))
@@ -142,10 +169,11 @@ class ProbeApi:
             asked = msgspec.json.decode(body, type=PeerRequest)
         except (msgspec.DecodeError, UnicodeError) as flaw:
             return problem_response("bad_request", str(flaw)[:200])
+        # Before a place is taken: whoever leaves meanwhile has none to give back.
+        host = await self._peers()
         if not self.use.open_peer(identity):
             self._figures.refused["limit_exceeded"] += 1
             return problem_response("limit_exceeded", "too many server peers now", 5.0)
-        host = await self._peers()
         answer = await host.open(identity, asked, lambda: self.use.close_peer(identity))
         if not isinstance(answer, PeerAnswer):
             self._figures.refused[answer.code] += 1
@@ -204,7 +232,7 @@ class ProbeApi:
     def _wait(self, request: Request) -> float:
         """Seconds until the address may begin one more session; 0: now, and it is counted."""
         settings, now = self._settings, self._deployment.monotonic()
-        address = self._deployment.address_of(request)
+        address = address_key(self._deployment.address_of(request))
         mine = (settings.address_per_s, settings.address_burst)
         total_burst = max(settings.address_burst, math.ceil(10 * settings.total_per_s))
         everybodys = (settings.total_per_s, total_burst)

@@ -34,6 +34,13 @@ class RegionList(Struct, frozen=True):
     regions: list[Region]
 
 
+class SessionRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/probes/sessions`; the body may be left out."""
+
+    region: Annotated[str, Meta(max_length=64)] | None = None
+    """One of `turn_regions`, whose relays to name; None: those that a call would get."""
+
+
 class ProbeLimits(Struct, frozen=True, kw_only=True):
     """What one probe session may use."""
 
@@ -52,7 +59,7 @@ class ProbeSession(Struct, frozen=True, kw_only=True):
     token: str
     """Bearer of the other routes; also an access token with the grant `probe` and no other."""
     expires_at: int
-    """Unix seconds."""
+    """Unix seconds; of the token or the credential, whichever ends first."""
     now: int
     """The server's clock, Unix seconds: a visitor's may be wrong."""
     ice_servers: dict[Transport, list[dict[str, Any]]]
@@ -61,6 +68,10 @@ class ProbeSession(Struct, frozen=True, kw_only=True):
     region: str
     node: str
     limits: ProbeLimits
+    turn_regions: list[str] = []
+    """Where there are relays."""
+    turn_region: str = ""
+    """Of the first relay in `ice_servers`; there may be a spare of another region."""
 
 
 class Ping(Struct, frozen=True):

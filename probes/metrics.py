@@ -24,6 +24,8 @@ class Figures:
     log_entries: int = 0
     peers: Counter[str] = field(default_factory=Counter)
     """Server peers by mode."""
+    absences: Counter[str] = field(default_factory=Counter)
+    """Server peers that were ended because of their client, by why."""
     refused: Counter[str] = field(default_factory=Counter)
     """By code."""
 
@@ -54,6 +56,12 @@ class ProbeCollector(Collector):
         for mode, count in figures.peers.items():
             peers.add_metric([mode], count)
         yield peers
+        absences = CounterMetricFamily(
+            "probe_server_peers_abandoned", "Server peers ended early, by why", labels=["reason"]
+        )
+        for reason, count in figures.absences.items():
+            absences.add_metric([reason], count)
+        yield absences
         refused = CounterMetricFamily("probe_refused", "Refused by code", labels=["code"])
         for code, count in figures.refused.items():
             refused.add_metric([code], count)

@@ -19,6 +19,7 @@ from probes.messages import (
     ProbeSession,
     RegionList,
     ReportReceipt,
+    SessionRequest,
 )
 from turn_broker.problem import MEDIA_TYPE, Problem
 
@@ -31,6 +32,7 @@ _TYPES = (
     ProbeSession,
     RegionList,
     ReportReceipt,
+    SessionRequest,
     Problem,
 )
 _REF = "#/components/schemas/{name}"
@@ -69,7 +71,8 @@ def openapi_paths() -> dict[str, Any]:
                 "beginProbeSession",
                 "A token, short TURN credentials by transport, and the regions; no account needed",
                 {"201": ProbeSession},
-                "429",
+                *("400", "404", "413", "429"),
+                body=SessionRequest,
             )
         },
         "/v1/probes/regions": {

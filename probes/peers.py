@@ -1,16 +1,15 @@
 """Server peers: aiortc at the far end of a visitor's connection, for data, media in, or an echo.
 
-Bounded in number, time and work: nothing is decoded. An offer's candidates at private addresses are
-dropped, so that nobody makes the server knock on its own network. It does not know tokens or HTTP.
+Bounded in number, time and work: nothing is decoded, and a peer ends with its client. An offer's
+candidates at private addresses are dropped, so that nobody makes the server knock on its own
+network. It does not know tokens or HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +25,8 @@ from aiortc import (
 )
 from aiortc.rtcconfiguration import RTCIceTransportPolicy
 
-from probes import aiortc_media
+from probes import aiortc_media, descriptions
+from probes.attendance import LOOK_EVERY_S, Attendance
 from probes.deployment import IceServers
 from probes.messages import (
     TRANSPORTS,
@@ -46,11 +46,6 @@ MAX_WAITING_BYTES = 256 * 1024
 """Echoed data that the network has not taken; what comes on top is not echoed."""
 MAX_TRACKS = 2
 MAX_CHANNELS = 4
-_CANDIDATE = re.compile(r"a=candidate:\S+ \d+ \S+ \d+ (\S+) \d+ typ ")
-_END = re.compile(r"a=end-of-candidates\r?\n")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/32")
-"""Well-known and local-use prefixes (RFC 6052, RFC 8215): behind them may be any IPv4 address."""
-_VIDEO_FORMAT = re.compile(r"^a=rtpmap:(\d+) (?:VP8|H264|VP9|AV1)/90000", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +66,11 @@ class _Peer:
     message_bytes: int = 0
     channels: int = 0
     tracks: list[aiortc_media.Received] = field(default_factory=list)
-    timer: asyncio.TimerHandle | None = None
+    attendance: Attendance = field(default_factory=Attendance)
+    last: asyncio.TimerHandle | None = None
+    """Ends it at the latest."""
+    look: asyncio.TimerHandle | None = None
+    """The next one, whether its client is still there."""
 
 
 class PeerHost:
@@ -80,7 +79,7 @@ class PeerHost:
     def __init__(
         self,
         settings: ProbeSettings,
-        ice_servers: Callable[[str, str | None], dict[Transport, IceServers]],
+        ice_servers: Callable[[str], dict[Transport, IceServers]],
         unix: Callable[[], float],
         figures: Figures,
     ) -> None:
@@ -99,6 +98,10 @@ class PeerHost:
         self, owner: str, asked: PeerRequest, on_end: Callable[[], None]
     ) -> PeerAnswer | PeerRefusal:
         """Answers an offer; `on_end` is called once, also after a refusal."""
+        flaw = descriptions.flaw_of(asked.sdp)
+        if flaw is not None:
+            on_end()
+            return PeerRefusal("bad_request", flaw)
         loop = asyncio.get_running_loop()
         configuration = self._configuration(owner, asked.transport)
         if configuration is None:
@@ -107,7 +110,7 @@ class PeerHost:
         pc = RTCPeerConnection(configuration)
         peer = _Peer(secrets.token_urlsafe(12), owner, asked.mode, pc, loop.time(), on_end)
         self._peers[peer.id] = peer
-        peer.timer = loop.call_later(self._settings.peer_s, self._end_soon, peer)
+        peer.last = loop.call_later(self._settings.peer_s, self._end_soon, peer)
         self._listen(peer)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -122,6 +125,7 @@ class PeerHost:
         except BaseException:
             self._end_soon(peer)
             raise
+        self._look_later(peer, loop.time())
         self._figures.peers[asked.mode] += 1
         expires_at = int(self._unix()) + self._settings.peer_s
         return PeerAnswer(id=peer.id, sdp=sdp, expires_at=expires_at)
@@ -160,7 +164,7 @@ class PeerHost:
         """None where there is no such relay."""
         if transport is None and not self._settings.peer_relay:
             return RTCConfiguration(iceServers=[])
-        offered = self._ice_servers(owner, None)
+        offered = self._ice_servers(owner)
         over = TRANSPORTS if transport is None else (transport,)
         servers = [server for one in over for server in offered[one] if "username" in server]
         if not servers:
@@ -196,17 +200,38 @@ class PeerHost:
 
     async def _answer(self, peer: _Peer, sdp: str) -> str:
         pc = peer.pc
-        offer = sdp if self._settings.allow_private_peers else without_private(sdp)
-        is_complete = any(_is_address(found[1]) for found in _CANDIDATE.finditer(offer))
+        offer = descriptions.with_few_candidates(sdp)
+        if not self._settings.allow_private_peers:
+            offer = descriptions.without_private(offer)
+        is_complete = descriptions.names_address(offer)
         if not is_complete:
             # Nobody to knock at: its own checks tell where the client is (RFC 8445, 7.3.1.3).
-            offer = _END.sub("", offer)
+            offer = descriptions.without_end(offer)
         await pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
         if is_complete:
             await pc.addIceCandidate(None)
         await pc.setLocalDescription(await pc.createAnswer())
         start_kbps = self._settings.peer_start_bitrate_kbps
-        return with_start_bitrate(pc.localDescription.sdp, start_kbps)
+        return descriptions.with_start_bitrate(pc.localDescription.sdp, start_kbps)
+
+    def _look_later(self, peer: _Peer, since: float) -> None:
+        """As long as the peer lives."""
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            absence = peer.attendance.look(
+                is_connected=peer.pc.iceConnectionState == "completed",
+                packets=aiortc_media.packets_received(peer.pc),
+                elapsed_s=loop.time() - since,
+            )
+            if absence is None:
+                self._look_later(peer, loop.time())
+            else:
+                self._figures.absences[absence] += 1
+                self._end_soon(peer)
+
+        if peer.id in self._peers:
+            peer.look = loop.call_later(LOOK_EVERY_S, look)
 
     def _end_soon(self, peer: _Peer) -> None:
         task = asyncio.ensure_future(self._end(peer))
@@ -216,8 +241,9 @@ class PeerHost:
     async def _end(self, peer: _Peer) -> None:
         if self._peers.pop(peer.id, None) is None:
             return
-        if peer.timer is not None:
-            peer.timer.cancel()
+        for timer in (peer.last, peer.look):
+            if timer is not None:
+                timer.cancel()
         peer.on_end()
         with contextlib.suppress(Exception):
             await aiortc_media.close(peer.pc)
@@ -233,47 +259,3 @@ def _echo(peer: _Peer, channel: RTCDataChannel, message: str | bytes) -> None:
     is_small = size <= MAX_MESSAGE_BYTES and channel.bufferedAmount <= MAX_WAITING_BYTES
     if peer.mode != "sink" and is_small and channel.readyState == "open":
         channel.send(message)
-
-
-def without_private(sdp: str) -> str:
-    """The description without candidates that are no global IP address (RFC 6890)."""
-    return "".join(line for line in sdp.splitlines(keepends=True) if not _is_private(line))
-
-
-def _is_address(text: str) -> bool:
-    """Not a name, as mDNS gives to candidates: the server does not resolve it."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_private(line: str) -> bool:
-    found = _CANDIDATE.match(line)
-    if found is None:
-        return False
-    try:
-        address = ipaddress.ip_address(found[1])
-    except ValueError:
-        return True
-    if address.version == 6:
-        address = address.ipv4_mapped or address
-    return not address.is_global or (address.version == 6 and address in _NAT64)
-
-
-def with_start_bitrate(sdp: str, kbps: int) -> str:
-    """The answer with `x-google-start-bitrate` on every video format, for libwebrtc senders.
-
-    aiortc reports bandwidth by REMB only, from which a sender's estimate hardly grows: without this
-    every link looks like one of 500 kbit/s.
-    """
-    for payload_type in _VIDEO_FORMAT.findall(sdp):
-        parameter = f"x-google-start-bitrate={kbps}"
-        line = re.compile(rf"^(a=fmtp:{payload_type} [^\r\n]*)", re.MULTILINE)
-        if line.search(sdp):
-            sdp = line.sub(rf"\1;{parameter}", sdp)
-        else:
-            rtpmap = re.compile(rf"^(a=rtpmap:{payload_type} [^\r\n]*)(\r?\n)", re.MULTILINE)
-            sdp = rtpmap.sub(rf"\1\2a=fmtp:{payload_type} {parameter}\2", sdp)
-    return sdp

@@ -21,13 +21,15 @@ AGREED = "include_addresses"
 """Field of a report: true when the visitor wants addresses in it."""
 REMOVED = "[address]"
 MAX_DEPTH = 16
+MAX_KEPT_BYTES = 64 * 1024 * 1024
+"""Of all reports together, whatever their number; a page's has about 5 KB."""
 _ADDRESS = re.compile(
     r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"
     r"|(?<![\w.:])(?=[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:)[0-9A-Fa-f:.]*[0-9A-Fa-f:](?:%\w+)?(?![\w:])"
     r"|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\.local"
 )
 """IPv4, IPv6 (two colons or more) and the mDNS names that stand for addresses."""
-_FORGET_OLDEST = "DELETE FROM report WHERE id IN (SELECT id FROM report ORDER BY ends LIMIT ?)"
+_OLDEST = "SELECT id, length(body) FROM report ORDER BY ends, rowid LIMIT 1"
 _TIME = re.compile(r"\d{1,2}:\d{2}(:\d{2})?(\.\d+)?")
 
 Flaw = Literal["payload_too_large", "bad_request"]
@@ -70,11 +72,15 @@ def _unless_time(found: re.Match[str]) -> str:
 
 
 class Reports:
-    """Bounded by `most`; the one that ends first goes first. Opens `path`, or memory for ""."""
+    """Bounded by `most` and `most_bytes`; the one that ends first goes first.
 
-    def __init__(self, path: str, most: int, life_s: int) -> None:
+    Opens `path`, or memory for "".
+    """
+
+    def __init__(self, path: str, most: int, life_s: int, most_bytes: int = MAX_KEPT_BYTES) -> None:
         """Raises sqlite3.Error when the file cannot be used."""
         self._most = most
+        self._most_bytes = most_bytes
         self._life_s = life_s
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
         if path:
@@ -93,14 +99,20 @@ class Reports:
         """Keeps it under a fresh random name; when it ends, Unix seconds."""
         ends = now + self._life_s
         self._db.execute("DELETE FROM report WHERE ends < ?", (now,))
-        surplus = len(self) + 1 - self._most
-        if surplus > 0:
-            self._db.execute(_FORGET_OLDEST, (surplus,))
         body = msgspec.json.encode(report)
+        self._make_room(len(body))
         self._db.execute(
             "INSERT INTO report VALUES (?, ?, ?, ?)", (name, body, _digest(delete_token), ends)
         )
         return ends
+
+    def _make_room(self, size: int) -> None:
+        query = "SELECT count(*), coalesce(sum(length(body)), 0) FROM report"
+        count, total = self._db.execute(query).fetchone()
+        while count and (count >= self._most or total + size > self._most_bytes):
+            oldest, freed = self._db.execute(_OLDEST).fetchone()
+            self._db.execute("DELETE FROM report WHERE id = ?", (oldest,))
+            count, total = count - 1, total - freed
 
     def find(self, name: str, now: int) -> bytes | None:
         """The report as JSON; None when there is none, or no longer."""

@@ -12,12 +12,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib import import_module
 
 import httpx
 from msgspec.structs import replace
 
 from probes.checks.api import Api
-from probes.checks.outcome import timed
+from probes.checks.outcome import WORDS, timed
 from probes.checks.turn import TurnCheck
 from probes.checks.ws import WsCheck
 from probes.messages import TRANSPORTS, ProbeSession, Transport
@@ -31,10 +32,16 @@ TURN_LIMIT_S = 60.0
 WS_LIMIT_S = 15.0
 API_LIMIT_S = 30.0
 QUALITY_EXTRA_S = 45.0
+MAX_RELAY_REGIONS = 8
+"""Of which the relays are tested, unless they are named."""
 PEER_RESERVE_S = 15.0
 """Of a server peer's life, for connecting and for a call that is not good at once."""
 _CONNECTIONS = httpx.Limits(max_connections=8, keepalive_expiry=2.0)
 """An idle connection is given up before a server's own limit closes it under a request."""
+
+
+class UnknownRegion(ValueError):  # noqa: N818 - a wish, not a fault
+    """A region was asked for that the deployment does not have."""
 
 
 class Kind(StrEnum):
@@ -57,6 +64,9 @@ class Plan:
     tls: ssl.SSLContext | None = None
 
 
+_CUT = CheckResult(name="run", state=State.ABORTED, reason=Reason.ABORTED)
+
+
 @dataclass(slots=True)
 class Run:
     """A run with its results so far; `on_change` hears of each start and end."""
@@ -65,11 +75,19 @@ class Run:
     on_change: Callable[[CheckResult], None]
     results: dict[tuple[str, str], CheckResult] = field(default_factory=dict)
     duration_s: float = 0.0
+    was_cut: bool = False
+    """It was cancelled, perhaps between two checks."""
     region: str = ""
     """That answered the API."""
+    relays: dict[str, ProbeSession] = field(default_factory=dict)
+    """By region where there are several, else by "": a session with its relays, in the order in
+    which a call would take them."""
 
     async def go(self) -> None:
-        """Until every check has settled; cancelling it leaves the rest aborted."""
+        """Until every check has settled; cancelling it leaves the rest aborted.
+
+        Raises UnknownRegion.
+        """
         began = time.monotonic()
         verify = self.plan.tls if self.plan.tls is not None else True
         try:
@@ -77,13 +95,16 @@ class Run:
                 timeout=HTTP_TIMEOUT_S, verify=verify, limits=_CONNECTIONS
             ) as client:
                 await self._all(Api(self.plan.base_url, client))
+        except asyncio.CancelledError:
+            self.was_cut = True
+            raise
         finally:
             self.duration_s = time.monotonic() - began
             self._abort_rest()
 
     @property
     def verdict(self) -> Verdict:
-        return verdict_of(list(self.results.values()))
+        return verdict_of([*self.results.values(), *([_CUT] if self.was_cut else [])])
 
     async def _all(self, api: Api) -> None:
         await self._one(api.waiting(), api.check(), API_LIMIT_S)
@@ -92,11 +113,13 @@ class Run:
             return
         self.region = session.region
         kind = self.plan.kind
+        self._refuse_unknown(session)
+        await self._open_relays(api, session)
         side_by_side: list[Awaitable[None]] = []
         if kind in (Kind.WS, Kind.ALL):
             side_by_side += self._regions(session)
         if kind in (Kind.TURN, Kind.ALL):
-            side_by_side += self._turns(api, session)
+            side_by_side += self._turns(api)
         await asyncio.gather(*side_by_side)
         if kind in (Kind.QUALITY, Kind.ALL):
             await self._quality(api, session)
@@ -110,51 +133,76 @@ class Run:
         ]
         return [self._one(check.waiting(), check.check(), WS_LIMIT_S) for check in checks]
 
-    def _turns(self, api: Api, session: ProbeSession) -> list[Awaitable[None]]:
+    def _refuse_unknown(self, session: ProbeSession) -> None:
+        signaling = [region.id for region in session.regions]
+        known = {Kind.WS: signaling, Kind.TURN: session.turn_regions}.get(
+            self.plan.kind, [*signaling, *session.turn_regions]
+        )
+        unknown = [name for name in self.plan.regions if name not in known]
+        if unknown:
+            there = ", ".join(dict.fromkeys(known))
+            raise UnknownRegion(f"no region {unknown[0]} here, but {there}")
+
+    async def _open_relays(self, api: Api, session: ProbeSession) -> None:
+        """A session for each region whose relays are to be tested."""
+        nearest_first = sorted(session.turn_regions, key=lambda name: name != session.turn_region)
+        if len(nearest_first) < 2 or self.plan.kind not in (Kind.TURN, Kind.ALL):
+            self.relays[""] = session
+            return
+        wanted = [one for one in nearest_first if one in self.plan.regions]
+        for region in wanted or nearest_first[:MAX_RELAY_REGIONS]:
+            found = await api.session_of(region)
+            if isinstance(found, ProbeSession):
+                self.relays[region] = found
+            else:
+                for transport in self.plan.transports:
+                    self._settle(_untested(transport, found, region))
+        if not self.relays:
+            self.relays[""] = session
+
+    def _turns(self, api: Api) -> list[Awaitable[None]]:
         found: list[Awaitable[None]] = []
         alone = asyncio.Lock()
-        for transport in self.plan.transports:
-            offers = offers_of(session, transport)
-            if not offers:
-                skipped = CheckResult(
-                    name="turn",
-                    state=State.SKIPPED,
-                    reason=Reason.NOT_OFFERED,
-                    transport=transport,
-                    detail="not offered",
-                )
-                self._settle(skipped)
-            found += [self._turn(api, session, *offer, alone) for offer in offers]
+        for region, session in self.relays.items():
+            for transport in self.plan.transports:
+                offers = offers_of(session, transport)
+                if not offers:
+                    self._settle(_untested(transport, _why_none(session), region))
+                checks = [self._turn_check(api, session, *one, region, alone) for one in offers]
+                limit_s = TURN_LIMIT_S * len(self.relays)
+                found += [self._one(one.waiting(), one.check(), limit_s) for one in checks]
         return found
 
-    def _turn(
+    def _turn_check(
         self,
         api: Api,
         session: ProbeSession,
         uri: TurnUri,
         credential: TurnCredential,
+        region: str,
         alone: asyncio.Lock,
-    ) -> Awaitable[None]:
+    ) -> TurnCheck:
         async def server_peer() -> bool:
             if not session.limits.peers:
                 return False
+            # Beside other checks, whose answers must not wait for aiortc to load.
+            await asyncio.to_thread(import_module, "probes.checks.far_peer")
             from probes.checks.far_peer import carries_data
 
             return await carries_data(api, uri, credential, self.plan.tls)
 
-        is_expired = time.time() - api.clock_skew_s > session.expires_at  # noqa: TID251
-        check = TurnCheck(
+        return TurnCheck(
             uri,
             credential,
-            is_expired=is_expired,
+            region=region or None,
+            is_expired=time.time() - api.clock_skew_s > session.expires_at,  # noqa: TID251
             tls=self.plan.tls,
             server_peer=server_peer,
             alone=alone,
         )
-        return self._one(check.waiting(), check.check(), TURN_LIMIT_S)
 
     async def _quality(self, api: Api, session: ProbeSession) -> None:
-        found = self._best_relay(session)
+        found = self._best_relay()
         waiting = [
             CheckResult(name=f"quality-{kind}", state=State.RUNNING) for kind in ("audio", "video")
         ]
@@ -181,18 +229,20 @@ class Run:
         for result in results:
             self._settle(replace(result, duration_ms=elapsed_ms))
 
-    def _best_relay(self, session: ProbeSession) -> tuple[TurnUri, TurnCredential] | None:
+    def _best_relay(self) -> tuple[TurnUri, TurnCredential] | None:
         """The first transport that worked; none was tried: the first that is offered."""
         tried = {
-            result.transport: result.state
+            (result.region or "", result.transport): result.state
             for result in self.results.values()
             if result.name == "turn"
         }
-        for transport in self.plan.transports:
-            if tried.get(transport, State.PASSED) in (State.PASSED, State.WARNING):
-                offers = offers_of(session, transport)
-                if offers:
-                    return offers[0]
+        for region, session in self.relays.items():
+            for transport in self.plan.transports:
+                state = tried.get((region, transport), State.PASSED)
+                if state in (State.PASSED, State.WARNING):
+                    offers = offers_of(session, transport)
+                    if offers:
+                        return offers[0]
         return None
 
     async def _one(
@@ -237,6 +287,28 @@ def offers_of(session: ProbeSession, transport: Transport) -> list[tuple[TurnUri
     return found
 
 
+def _untested(transport: Transport, reason: Reason, region: str) -> CheckResult:
+    """A transport of which nothing is known, because there is nothing to test."""
+    is_fault = reason in (Reason.NO_CREDENTIALS, Reason.SERVER_GONE)
+    return CheckResult(
+        name="turn",
+        state=State.FAILED if is_fault else State.SKIPPED,
+        reason=reason,
+        transport=transport,
+        region=region or None,
+        detail=WORDS.get(reason, ""),
+    )
+
+
+def _why_none(session: ProbeSession) -> Reason:
+    """Of a transport without a URL."""
+    has_others = any(offers_of(session, transport) for transport in TRANSPORTS)
+    is_refused = session.turn_regions and not has_others
+    return Reason.NO_CREDENTIALS if is_refused else Reason.NOT_OFFERED
+
+
 def _key(result: CheckResult) -> tuple[str, str]:
-    what = result.region or f"{result.transport or ''} {result.target or ''}"
-    return result.name, "" if result.name == "api" else what
+    if result.name == "api":
+        return result.name, ""
+    parts = (result.transport, result.region, result.name == "turn" and result.target)
+    return result.name, " ".join(part for part in parts if part)

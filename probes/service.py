@@ -64,7 +64,10 @@ class Probes:
 
             deployment = self._deployment
             self._host = PeerHost(
-                self._settings, deployment.ice_servers, deployment.unix, self._figures
+                self._settings,
+                lambda owner: deployment.relays(owner, None, None).servers,
+                deployment.unix,
+                self._figures,
             )
         return self._host
 

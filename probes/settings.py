@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-RegionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+MAX_PORT = 65_535
+_ORIGIN = re.compile(
+    r"https?://(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
+)
+RegionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 
 
 class DeploymentRegion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[regions]]`: one region of this deployment, as clients reach it."""
 
     id: RegionName
-    url: Annotated[str, Meta(pattern=r"^https?://[^/?#\s]+$", max_length=256)]
+    url: Annotated[str, Meta(max_length=256)]
     """Base URL without a path; signaling and probe sockets are at the same host."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: the URL goes into the pages' Content-Security-Policy as it is."""
+        _check_origin(self.url)
 
 
 class ProbeTarget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[probes.targets]]`: a deployment that `GET /probe?target=ID` may test."""
 
     id: RegionName
-    url: Annotated[str, Meta(pattern=r"^https?://[^/?#\s]+$", max_length=256)]
+    url: Annotated[str, Meta(max_length=256)]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        _check_origin(self.url)
 
 
 class ProbeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,3 +68,9 @@ class ProbeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     reports_file: str = ""
     """SQLite file; empty keeps reports in memory, until the process ends."""
     targets: Annotated[list[ProbeTarget], Meta(max_length=64)] = []
+
+
+def _check_origin(url: str) -> None:
+    found = _ORIGIN.fullmatch(url)
+    if found is None or not 1 <= int(found[1] or 1) <= MAX_PORT:
+        raise ValueError(f"url is no http(s)://host[:port]: {url!r}")

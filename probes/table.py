@@ -24,8 +24,9 @@ _HEAD = ("", "check", "target", "state", "reason", "what was seen")
 
 
 def title(result: CheckResult) -> str:
-    """`turn udp`, `ws eu-west`, `quality-audio`."""
-    return f"{result.name} {result.transport or result.region or ''}".strip()
+    """`turn udp`, `turn udp us` where there are several, `ws eu`, `quality-audio`."""
+    parts = (result.name, result.transport, result.region)
+    return " ".join(part for part in parts if part)
 
 
 def table(results: Iterable[CheckResult], verdict: Verdict) -> str:

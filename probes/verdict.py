@@ -89,6 +89,7 @@ def verdict_of(results: Sequence[CheckResult]) -> Verdict:
         or _signaling_down(results)
         or _relay(results)
         or _signaling_partly(results)
+        or _relay_partly(results)
         or _quality(results)
         or _relay_fault(results)
         or _good(results)
@@ -129,6 +130,16 @@ def _signaling_down(results: Sequence[CheckResult]) -> Verdict | None:
     regions = [result for result in results if result.name == "ws" and _ran(result)]
     if not regions or any(result.state in _WORKS for result in regions):
         return None
+    if not any(result.name == "api" for result in results) and all(
+        one.reason in _NOT_THERE for one in regions
+    ):
+        return Verdict(
+            State.FAILED,
+            "No WebSocket connection can be made from here.",
+            "Either this network blocks them, or the server cannot be reached at all; nothing else "
+            "was tested.",
+            _asks(regions, "HTTPS"),
+        )
     answering = {result.target for result in results if result.name == "api"}
     if all(one.reason in _NOT_THERE and one.target not in answering for one in regions):
         return Verdict(
@@ -238,6 +249,24 @@ def _signaling_partly(results: Sequence[CheckResult]) -> Verdict | None:
     )
 
 
+def _relay_partly(results: Sequence[CheckResult]) -> Verdict | None:
+    """A region whose relay works over no transport, while another region's does."""
+    turns = [result for result in results if result.name == "turn" and _ran(result)]
+    working = {result.region for result in turns if result.state in _WORKS}
+    failed = [result for result in turns if result.region not in working]
+    if not failed:
+        return None
+    names = ", ".join(sorted({result.region or "?" for result in failed}))
+    ours = all(result.reason in _OURS for result in failed)
+    meaning = "Other regions carry calls instead; people far away may notice more delay."
+    return Verdict(
+        State.WARNING,
+        f"Calls work from here, but not the relay of every region: {names}.",
+        f"{meaning} Tell whoever runs this server." if ours else meaning,
+        _asks(failed),
+    )
+
+
 def _quality(results: Sequence[CheckResult]) -> Verdict | None:
     states = {result.name: result for result in results if result.name.startswith("quality-")}
     audio, video = states.get("quality-audio"), states.get("quality-video")
@@ -276,9 +305,18 @@ def _good(results: Sequence[CheckResult]) -> Verdict:
         )
     turns = [result for result in results if result.name == "turn" and result.state in _WORKS]
     names = [_NAMES[name] for name in ("udp", "tcp", "tls") if name in _carriers(turns)]
-    over = f" over {_listed(names)}" if names else ""
-    meaning = f"The relay answers{over}." if names else "Everything that was tested works."
-    return Verdict(State.PASSED, "Calls work well from here.", meaning)
+    relay = f"The relay answers over {_listed(names)}" if names else ""
+    if any(one.name.startswith("quality-") and one.state in _WORKS for one in results):
+        meaning = f"{relay}." if relay else "Sound and picture pass as they should."
+        return Verdict(State.PASSED, "Calls work well from here.", meaning)
+    if relay:
+        meaning = f"{relay}; how good a call would be was not measured."
+        return Verdict(State.PASSED, "Calls can connect from here.", meaning)
+    return Verdict(
+        State.PASSED,
+        "What was tested works from here.",
+        "Neither the relay nor the quality of calls was tested.",
+    )
 
 
 def _carriers(turns: Sequence[CheckResult]) -> set[str]:

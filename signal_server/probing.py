@@ -6,22 +6,22 @@ Part of the composition root. It does not know what a probe does.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
 
-from probes.deployment import Deployment, IceServers
+from probes.deployment import Deployment, IceServers, Relays
 from probes.messages import TRANSPORTS, Transport
 from probes.service import Probes
 from signal_server import clock
 from signal_server.config import Settings
 from turn_broker.accounts.access_token import Grants, TokenRefusal
 from turn_broker.accounts.table import Account
-from turn_broker.addresses import address_key
+from turn_broker.asker import Asker, IssueRefusal
 from turn_broker.broker import Wishes
 from turn_broker.config import SettingsError
 from turn_broker.ice_servers import IceServer, parse_turn_uri
-from turn_broker.issuer import Asker, IssueRefusal
+from turn_broker.nodes.health import TurnNode
 from turn_broker.service import BrokerService
 
 _ONLY_PROBE = Grants(join=False, call=False, turn=False, probe=True)
@@ -44,12 +44,31 @@ def probes_of(settings: Settings, account: Callable[[], Account], turn: BrokerSe
             return None
         return f"{claims.account_sid}|{claims.identity}"
 
-    def ice_servers(identity: str, address: str | None) -> dict[Transport, IceServers]:
+    nodes = turn.issuer.broker.nodes.nodes
+
+    def turn_regions() -> Sequence[str]:
+        allowed = account().limits.regions
+        named = dict.fromkeys(node.region for node in nodes)
+        return [name for name in named if not allowed or name in allowed]
+
+    def relays(identity: str, address: str | None, region: str | None) -> Relays:
         asker = Asker(account(), identity, _ONLY_TURN, is_anonymous=address is not None)
-        wishes = Wishes(ttl=settings.probes.session_ttl_s)
+        ttl = settings.probes.session_ttl_s
+        wishes = Wishes(ttl=ttl, region=region, client_address=address or None)
         grant = turn.issuer.issue(asker, wishes, "probe", address or "")
-        servers = () if isinstance(grant, IssueRefusal) else grant.ice_servers
-        return {transport: _over(transport, servers) for transport in TRANSPORTS}
+        if isinstance(grant, IssueRefusal):
+            wait_s = grant.retry_after_s if grant.code == "rate_limited" else None
+            return Relays({transport: [] for transport in TRANSPORTS}, "", wait_s=wait_s or 0.0)
+        servers = grant.ice_servers
+        if region is not None:
+            servers = _of_region(region, servers, nodes)
+        of_url = {str(url): node.region for node in nodes for url in node.urls}
+        first = next((url for server in servers if server.username for url in server.urls), "")
+        return Relays(
+            {transport: _over(transport, servers) for transport in TRANSPORTS},
+            of_url.get(first, ""),
+            grant.expires_at,
+        )
 
     deployment = Deployment(
         region=settings.node.region,
@@ -57,7 +76,8 @@ def probes_of(settings: Settings, account: Callable[[], Account], turn: BrokerSe
         regions=settings.regions,
         issue_token=issue_token,
         identity_of=identity_of,
-        ice_servers=ice_servers,
+        turn_regions=turn_regions,
+        relays=relays,
         address_of=_address_of,
         unix=clock.unix,
         monotonic=clock.monotonic,
@@ -66,6 +86,20 @@ def probes_of(settings: Settings, account: Callable[[], Account], turn: BrokerSe
         return Probes(settings.probes, deployment)
     except sqlite3.Error as flaw:
         raise SettingsError("probes.reports_file", str(flaw)) from flaw
+
+
+def _of_region(
+    region: str, servers: tuple[IceServer, ...], nodes: Sequence[TurnNode]
+) -> tuple[IceServer, ...]:
+    """Without the spares of other regions; what the broker leaves out as broken is named, too,
+    because a probe is to say so."""
+    own = {str(url): url.kind for node in nodes if node.region == region for url in node.urls}
+    relaying = next(server for server in servers if server.username)
+    urls = [url for url in relaying.urls if url in own]
+    for kind in TRANSPORTS:
+        if kind not in [own[url] for url in urls]:
+            urls += [url for url, its in own.items() if its == kind][:1]
+    return (IceServer(tuple(urls), relaying.username, relaying.credential),)
 
 
 def _over(transport: Transport, servers: tuple[IceServer, ...]) -> IceServers:
@@ -79,4 +113,4 @@ def _over(transport: Transport, servers: tuple[IceServer, ...]) -> IceServers:
 
 
 def _address_of(request: Request) -> str:
-    return address_key(request.client.host) if request.client else ""
+    return request.client.host if request.client else ""

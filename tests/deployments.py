@@ -6,6 +6,7 @@ They listen on fixed ports of SERVER_ADDRESS: each test's network is its own.
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,16 +93,22 @@ def node(
     secret: str = SECRET,
     regions: Mapping[str, str] | None = None,
     probes: Sequence[str] = (),
+    relays: Mapping[str, Coturn] | None = None,
 ) -> Iterator[Deployment]:
-    """A node with that relay; `secret` is what it believes the relay's to be."""
+    """A node with that relay, or with one for each region; `secret` is what it believes theirs to
+    be."""
     tables = [
+        f'[[turn.nodes]]\nid = "{name}"\nregion = "{name}"\nurls = {json.dumps(_urls(one))}\n'
+        for name, one in (relays or {}).items()
+    ]
+    tables += [
         f'[[regions]]\nid = "{name}"\nurl = "{url}"\n' for name, url in (regions or {}).items()
     ]
     config = _NODE.format(
         port=port,
         region=region,
         secret=secret,
-        urls=", ".join(f'"{url}"' for url in _urls(turn)),
+        urls="" if relays else ", ".join(f'"{url}"' for url in _urls(turn)),
         probes="\n".join(probes),
         sid=secrets.token_hex(16),
         auth_token=secrets.token_hex(32),

@@ -62,7 +62,7 @@ def terminal(network: Network, deployment: d.Deployment, *options: str) -> list[
 def seen_by_check(report: dict[str, Any]) -> dict[str, str]:
     """Of the JSON: `state reason` by check."""
     return {
-        f"{one['name']} {one['transport'] or one['region'] or ''}".strip(): (
+        " ".join(part for part in (one["name"], one["transport"], one["region"]) if part): (
             f"{one['state']} {one['reason']}".strip()
         )
         for one in report["checks"]
@@ -189,7 +189,7 @@ FAULTS = (
         browser={
             **_relays("failed unreachable", "tls"),
             "state": "passed",
-            "says": "Calls work well from here.",
+            "says": "Calls can connect from here.",
         },
     ),
     Fault(

@@ -96,7 +96,7 @@ def visit_of(fault: Fault) -> Visit:
 
 def no_peer_is_left(page: Page, deployment: Deployment) -> None:
     """The page takes its leave without waiting for an answer, over whatever the network is."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 10
     while not deployment.node.is_killed and deployment.node.metric("probe_server_peers"):
         assert time.monotonic() < deadline, "the server still holds a peer"
         page.wait_for_timeout(50)

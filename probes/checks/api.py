@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from typing import Any
 
 import httpx
 import msgspec
 
-from probes.checks.outcome import WORDS, reason_of, target_of
+from probes.checks import certificate
+from probes.checks.outcome import WORDS, in_ms, reason_of, spoken_ms, target_of
 from probes.messages import ProbeSession
 from probes.reasons import Reason, State
 from probes.verdict import CheckResult
@@ -43,8 +45,12 @@ class Api:
             return self._failed(reason_of(flaw))
         except (msgspec.DecodeError, ValueError):
             return self._failed(Reason.HTTP_STATUS, "something else than Parley answers")
-        median_ms = 1000 * sorted(trips)[len(trips) // 2]
-        figures = {"round_trip_ms": round(median_ms, 1), "clock_skew_s": round(self.clock_skew_s)}
+        median_ms = in_ms(sorted(trips)[len(trips) // 2])
+        figures = {
+            "round_trip_ms": median_ms,
+            "clock_skew_s": round(self.clock_skew_s),
+            **certificate.expiry(tls_of(response)),
+        }
         if log.status_code != 204:
             return CheckResult(
                 name="api",
@@ -58,9 +64,23 @@ class Api:
             name="api",
             state=State.PASSED,
             target=target_of(self.base_url),
-            detail=f"answers in {median_ms:.0f} ms",
+            detail=f"answers in {spoken_ms(median_ms)}",
             figures=figures,
         )
+
+    async def session_of(self, region: str) -> ProbeSession | Reason:
+        """A session with the relays of that region, or why there is none."""
+        try:
+            response = await self.client.post(
+                f"{self.base_url}/v1/probes/sessions", json={"region": region}
+            )
+            if response.status_code == 429:
+                return Reason.RATE_LIMITED
+            return msgspec.json.decode(response.content, type=ProbeSession)
+        except httpx.HTTPError:
+            return Reason.SERVER_GONE
+        except msgspec.DecodeError:
+            return Reason.HTTP_STATUS
 
     async def call(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """An authorized request of the session; raises httpx.HTTPError."""
@@ -90,3 +110,10 @@ class Api:
             target=target_of(self.base_url),
             detail=detail or WORDS.get(reason, ""),
         )
+
+
+def tls_of(response: httpx.Response) -> ssl.SSLObject | None:
+    """The TLS session that a response came by."""
+    stream = response.extensions.get("network_stream")
+    found: ssl.SSLObject | None = stream.get_extra_info("ssl_object") if stream else None
+    return found

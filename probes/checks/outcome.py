@@ -30,6 +30,18 @@ async def timed(check: Awaitable[CheckResult], unless: CheckResult, limit_s: flo
     return replace(result, duration_ms=int(1000 * (time.monotonic() - began)))
 
 
+def in_ms(seconds: float) -> float:
+    """Milliseconds, to the microsecond: a round trip within one machine takes fewer than 100."""
+    return round(1000 * seconds, 3)
+
+
+def spoken_ms(ms: float) -> str:
+    """For people; as the diagnostics page says it."""
+    if ms < 0.1:
+        return "under 1 ms"
+    return f"{ms:.1f} ms" if ms < 10 else f"{ms:.0f} ms"
+
+
 def reason_of(error: BaseException) -> Reason:
     """Why a connection did not come about; looks through the wrappings of HTTP libraries."""
     for flaw in _causes(error):
@@ -57,6 +69,7 @@ WORDS: dict[Reason, str] = {
     Reason.DNS: "the name cannot be resolved",
     Reason.TLS_CERTIFICATE: "the certificate is not trusted",
     Reason.RATE_LIMITED: "too many tests from this network for now",
+    Reason.NO_CREDENTIALS: "the deployment gave no credential",
     Reason.CREDENTIAL_REJECTED: "the relay does not accept the credential",
     Reason.CREDENTIAL_EXPIRED: "the credential has expired",
     Reason.ALLOCATION_QUOTA: "the relay gives out no more addresses",

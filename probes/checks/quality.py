@@ -280,11 +280,13 @@ def _sample(at_s: float, octets: int, packets: int, lost: int, frames: int = 0) 
 
 
 def _figures(found: Rate, score: float, trip_ms: float) -> dict[str, float]:
+    # None came back: then it is not known.
+    trip = {"round_trip_ms": round(trip_ms, 3)} if trip_ms else {}
     return {
         "mos": round(score, 2),
         "bitrate_kbps": round(found.bitrate_bps / 1000, 1),
         "loss_ratio": round(found.loss_ratio, 4),
-        "round_trip_ms": round(trip_ms, 1),
+        **trip,
     }
 
 

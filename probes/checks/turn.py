@@ -11,7 +11,8 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 
-from probes.checks.outcome import WORDS
+from probes.checks import certificate
+from probes.checks.outcome import WORDS, in_ms, spoken_ms
 from probes.messages import Transport
 from probes.reasons import Reason, State
 from probes.verdict import CheckResult
@@ -64,22 +65,28 @@ class TurnCheck:
         uri: TurnUri,
         credential: TurnCredential,
         *,
+        region: str | None = None,
         is_expired: bool = False,
         tls: ssl.SSLContext | None = None,
         server_peer: ServerPeer | None = None,
         alone: asyncio.Lock | None = None,
     ) -> None:
-        """`is_expired` by the server's clock: a 401 then has that reason.
+        """`region` is told where there are several.
+
+        `is_expired` by the server's clock: a 401 then has that reason.
 
         Checks with the same `alone` send their packets one after another: together they would
         fill a thin link, and each would blame it.
         """
         self.uri = uri
+        self._region = region
         self._credential = credential
         self._is_expired = is_expired
         self._tls = tls
         self._server_peer = server_peer
         self._alone = alone or asyncio.Lock()
+        self._figures: dict[str, float] = {}
+        """Known whatever comes of the packets."""
 
     @property
     def transport(self) -> Transport:
@@ -95,9 +102,10 @@ class TurnCheck:
         async with self._client() as here, self._client() as there:
             for client in (here, there):
                 allocation = await client.allocate()
+                self._figures |= certificate.expiry(client.tls)
                 if isinstance(allocation, Failure):
                     return self._failed(allocation)
-            connect_ms = 1000 * (time.monotonic() - began)
+            connect_ms = in_ms(time.monotonic() - began)
             failure = await _permit_each_other(here, there)
             if failure is None:
                 async with self._alone:
@@ -113,13 +121,13 @@ class TurnCheck:
 
     def _carried(self, trips: list[float], connect_ms: float) -> CheckResult:
         loss = 1 - len(trips) / PACKETS
-        median_ms = 1000 * sorted(trips)[len(trips) // 2]
+        median_ms = in_ms(sorted(trips)[len(trips) // 2])
         figures = {
-            "connect_ms": round(connect_ms, 1),
-            "round_trip_ms": round(median_ms, 1),
+            "connect_ms": connect_ms,
+            "round_trip_ms": median_ms,
             "loss_ratio": round(loss, 3),
         }
-        text = f"{len(trips)} of {PACKETS} packets came through, in {median_ms:.0f} ms"
+        text = f"{len(trips)} of {PACKETS} packets came through, in {spoken_ms(median_ms)}"
         if 1 - loss >= ENOUGH:
             return self._result(State.PASSED, detail=text, figures=figures)
         return self._result(State.WARNING, Reason.PACKET_LOSS, text, figures)
@@ -160,9 +168,10 @@ class TurnCheck:
             state=state,
             reason=reason,
             transport=self.transport,
+            region=self._region,
             target=f"{host}:{self.uri.port}",
             detail=detail or WORDS.get(reason, ""),
-            figures=figures or {},
+            figures={**(figures or {}), **self._figures},
         )
 
 

@@ -11,7 +11,8 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from probes.checks.outcome import WORDS, reason_of, target_of
+from probes.checks import certificate
+from probes.checks.outcome import WORDS, in_ms, reason_of, spoken_ms, target_of
 from probes.messages import (
     WS_DEADLINE_S,
     WS_PONGS_TO_PASS,
@@ -61,10 +62,10 @@ class WsCheck:
             return self._result(State.FAILED, Reason.UPGRADE_REFUSED, "the upgrade is refused")
         except OSError as flaw:
             return self._result(State.FAILED, reason_of(flaw))
-        opened_ms = 1000 * (time.monotonic() - began)
+        opened_s = time.monotonic() - began
         try:
-            async with asyncio.timeout(max(0.1, WS_DEADLINE_S - opened_ms / 1000)):
-                return await self._converse(connection, opened_ms)
+            async with asyncio.timeout(max(0.1, WS_DEADLINE_S - opened_s)):
+                return await self._converse(connection, in_ms(opened_s))
         except TimeoutError:
             return self._cut(Reason.TIMEOUT, WORDS[Reason.TIMEOUT])
         except ConnectionClosed:
@@ -98,11 +99,16 @@ class WsCheck:
             pong = _FRAME.decode(await connection.recv())
             if not isinstance(pong, WsPong) or pong.seq != seq:
                 return self._result(State.FAILED, Reason.FRAMES_BLOCKED, "a wrong pong came")
-            trips.append(1000 * (time.monotonic() - sent))
+            trips.append(time.monotonic() - sent)
         await connection.send(_encode(WsBye()).decode())
-        median_ms = sorted(trips)[len(trips) // 2]
-        figures = {"connect_ms": round(opened_ms, 1), "round_trip_ms": round(median_ms, 1)}
-        text = f"connects in {opened_ms:.0f} ms, answers in {median_ms:.0f} ms"
+        median_ms = in_ms(sorted(trips)[len(trips) // 2])
+        tls = connection.transport.get_extra_info("ssl_object")
+        figures = {
+            "connect_ms": opened_ms,
+            "round_trip_ms": median_ms,
+            **certificate.expiry(tls),
+        }
+        text = f"connects in {spoken_ms(opened_ms)}, answers in {spoken_ms(median_ms)}"
         return self._result(State.PASSED, detail=text, figures=figures)
 
     async def _next_hello(self, connection: ClientConnection) -> WsHello:

@@ -19,13 +19,13 @@ from signal_server.backplane.home import Home, RedisClock
 from signal_server.backplane.post import Post
 from signal_server.backplane.redis_journal import RedisJournal
 from signal_server.backplane.replica import Replica
+from signal_server.backplane.standby import Room
 from signal_server.core import inputs
 from signal_server.core.rate_limit import RateClass
 from signal_server.core.switchboard import Switchboard
 from signal_server.core.tally import Tally
 from signal_server.wire.messages import ClientMessage
 from turn_broker.fleet.contract import FleetUnavailable
-from turn_broker.fleet.redis_url import RedisClient
 
 log = logging.getLogger("parley.backplane")
 
@@ -50,22 +50,22 @@ class JournaledBackplane:
     def __init__(
         self,
         name: str,
-        client: RedisClient,
-        secret: str,
+        journal: RedisJournal,
         new_board: Callable[[], Switchboard],
         new_facts: Callable[[], Facts],
         json_depth: int,
         services: Services,
+        standby_bytes: int,
     ) -> None:
         self.node = f"{name}.{secrets.token_hex(4)}"
         """A node that starts again is another one."""
         self.services = services
+        self.standby_room = Room(standby_bytes)
         self.clock = RedisClock(clock.monotonic, clock.unix)
         self.is_alone = False
         self.is_ready = False
         self.speaker: Speaker
-        self._client = client
-        self._journal = RedisJournal(client, secret)
+        self._journal = journal
         self._new_board = new_board
         self._new_facts = new_facts
         self._json_depth = json_depth
@@ -99,7 +99,7 @@ class JournaledBackplane:
                 await self._journal.leave(self.node)
         except FleetUnavailable:
             log.warning("the others will notice by the missing sign of life")
-        await self._client.aclose()
+        await self._journal.close()
 
     def submit(self, account: str, event: inputs.Input) -> None:
         self._post(account).submit(event)

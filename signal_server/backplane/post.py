@@ -20,7 +20,7 @@ from signal_server.backplane.home import CLAIM_MS, Around, Home
 from signal_server.backplane.link import Fate, Link
 from signal_server.backplane.redis_journal import RedisJournal
 from signal_server.backplane.replica import Replica
-from signal_server.backplane.standby import Standby
+from signal_server.backplane.standby import Room, Standby
 from signal_server.core import inputs
 from signal_server.wire.codes import CloseCode
 from turn_broker.fleet.contract import FleetUnavailable
@@ -49,6 +49,9 @@ class Plane(Around, Protocol):
     def speaker(self) -> Speaker: ...
 
     @property
+    def standby_room(self) -> Room: ...
+
+    @property
     def services(self) -> Services: ...
 
 
@@ -68,7 +71,7 @@ class Post:
         self._plane = plane
         self._journal = journal
         self._new_replica = new_replica
-        self._standby = Standby(account, journal, new_replica)
+        self._standby = Standby(account, journal, new_replica, plane.standby_room)
         self._link = self._new_link()
         self._news = asyncio.Event()
         self._farewells: deque[Batch] = deque(maxlen=MAX_FAREWELLS)

@@ -175,6 +175,9 @@ class RedisJournal:
         derived = HKDF(SHA256(), 32, None, _PURPOSE).derive(secret.encode())
         self._cipher = AESGCM(derived)
 
+    async def close(self) -> None:
+        await self._client.aclose()
+
     # Journals -------------------------------------------------------------------------------
 
     async def append(self, account: str, entries: Iterable[Entry]) -> None:

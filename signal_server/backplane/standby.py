@@ -26,23 +26,36 @@ log = logging.getLogger("parley.backplane")
 BLOCK_MS = 1000
 READ_PAUSE_S = 0.005
 """Between two reads, so that many ticks of a busy account cost one."""
+FULL_PAUSE_S = 10.0
+"""Before the next attempt when there is no room."""
 STALL_S = 0.5
 """A pause that took so much longer than it may: the journal may have been trimmed meanwhile."""
 LOAD_PAUSE_S = 1.0
 MAX_ENTRIES = 16_000
-MAX_BYTES = 32 << 20
-"""Of entries; a later state takes their place."""
+"""Then a later state takes their place."""
+
+
+class Room:
+    """What all standbys of a node may hold."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.left_bytes = most_bytes
 
 
 class Standby:
     """See the module's text."""
 
     def __init__(
-        self, account: str, journal: RedisJournal, new_replica: Callable[[str], Replica]
+        self,
+        account: str,
+        journal: RedisJournal,
+        new_replica: Callable[[str], Replica],
+        room: Room,
     ) -> None:
         self._account = account
         self._journal = journal
         self._new_replica = new_replica
+        self._room = room
         self._kept: Kept | None = None
         self._entries: deque[Sealed] = deque()
         self._bytes = 0
@@ -94,20 +107,28 @@ class Standby:
             with contextlib.suppress(FleetUnavailable):
                 self._forget(await self._journal.latest(self._account))
                 await self._read_on()
+            if self._room.left_bytes <= 0:
+                self._forget(None)
+                await asyncio.sleep(FULL_PAUSE_S)
             # What is known stays until there is something better: Redis may be lost now.
             await asyncio.sleep(LOAD_PAUSE_S)
 
     def _forget(self, kept: Kept | None) -> None:
         self._kept = kept
         self._entries.clear()
-        self._bytes = 0
+        self._hold(-self._bytes)
+        self._hold(len(kept.state or b"") if kept else 0)
+
+    def _hold(self, more: int) -> None:
+        self._bytes += more
+        self._room.left_bytes -= more
 
     async def _read_on(self) -> None:
         """Until what is here no longer follows from the journal, or is too much."""
         loop = asyncio.get_running_loop()
         assert self._kept is not None
         position, saves = self._kept.position, self._kept.saves
-        while len(self._entries) < MAX_ENTRIES and self._bytes < MAX_BYTES:
+        while len(self._entries) < MAX_ENTRIES and self._room.left_bytes > 0:
             began = loop.time()
             entries = await self._journal.read_sealed(self._account, position, BLOCK_MS)
             await asyncio.sleep(READ_PAUSE_S)
@@ -118,4 +139,4 @@ class Standby:
                     return
                 position = sealed.entry_id
                 self._entries.append(sealed)
-                self._bytes += sealed.size
+                self._hold(sealed.size)

@@ -25,7 +25,7 @@ Reply = m.Ok | Refusal | None
 Action = Callable[[Session, Any, float], Reply]
 Relay = Callable[[Session, Session, Any, float], int | Refusal]
 CALL_ID_PREFIX = "c_"
-_AWAY = Refusal(ErrorCode.PEER_UNREACHABLE, "at a node that cannot be reached now; nothing was sent")
+_AWAY = Refusal(ErrorCode.PEER_UNREACHABLE, "at a node that is out of reach now; nothing was sent")
 
 
 class Actions:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accounts import Account
+from coturn import free_port, start_coturn
 from people import OUTPUT, eventually
 from playwright.sync_api import BrowserContext, Page, expect
-from servers import Parley, start_parley
+from probe_pages import SECRET
+from servers import Parley, Server, start_parley, start_serve
 
 pytestmark = pytest.mark.chromium
 
@@ -51,7 +54,7 @@ LIVE_TRACKS = "window.opened.filter((track) => track.readyState === 'live').leng
 
 @contextmanager
 def diagnostics(
-    context: BrowserContext, parley: Parley, *, script: str = "", excused: str = "$^"
+    context: BrowserContext, parley: Parley | Server, *, script: str = "", excused: str = "$^"
 ) -> Iterator[Page]:
     """The page; whatever is on its console must be excused by that pattern."""
     page = context.new_page()
@@ -73,10 +76,9 @@ def state(page: Page, row: str) -> str:
 
 
 def runs(page: Page, row: str) -> None:
-    """Wait until that check runs."""
-    expect(page.locator(f"[data-check={row}]")).to_have_attribute(
-        "data-state", "running", timeout=15_000
-    )
+    """Wait until that check runs; `expect` looks every second only, and a check may be quicker."""
+    is_running = "(row) => document.querySelector(row).dataset.state === 'running'"
+    page.wait_for_function(is_running, arg=f"[data-check={row}]", polling=20)
 
 
 def ends(page: Page, verdict: str, within_ms: int = RUN_MS) -> None:
@@ -141,7 +143,7 @@ def test_a_visitor_with_a_keyboard_tests_shares_and_takes_back(
         # A machine that is slow skips seconds.
         assert len(plots) == 3
         assert len(counts) == 1
-        assert 6 <= counts.pop() <= 12
+        assert 3 <= counts.pop() <= 12
         assert re.match(r"Bitrate over 12 seconds: .*bit/s to .*bit/s", plots[0][0])
         is_accessible(page)
         picture(page, "passed")
@@ -193,14 +195,14 @@ def test_a_stop_at_any_time_leaves_nothing_open(context: BrowserContext, parley:
     with diagnostics(context, parley, script=OPENED) as page:
         page.click("#start")
         page.click("#stop")
-        ends(page, "The test was stopped", 3000)
+        ends(page, "The test was stopped", 15_000)
         assert not {state(page, row) for row in ROWS} & {"running", "waiting"}
         expect(page.locator("#quality")).to_be_hidden()
 
         page.click("#start")
         runs(page, "turn-udp")
         page.click("#stop")
-        ends(page, "The test was stopped", 3000)
+        ends(page, "The test was stopped", 15_000)
         picture(page, "stopped")
 
         page.check("#open-devices")
@@ -209,7 +211,7 @@ def test_a_stop_at_any_time_leaves_nothing_open(context: BrowserContext, parley:
         expect(page.locator("#plots polyline").first).to_be_visible()
         assert page.evaluate(LIVE_TRACKS) == 2
         page.evaluate("window.opened[0].stop()")
-        ends(page, "^Calls work", 5000)
+        ends(page, "^Calls work", 15_000)
         expect(page.locator("[data-check=quality]")).to_contain_text("taken away during the test")
         assert page.evaluate(LIVE_TRACKS) == 0
 
@@ -217,16 +219,16 @@ def test_a_stop_at_any_time_leaves_nothing_open(context: BrowserContext, parley:
         runs(page, "quality")
         assert page.evaluate(LIVE_TRACKS) == 2
         page.click("#stop")
-        ends(page, "The test was stopped", 3000)
+        ends(page, "The test was stopped", 15_000)
         assert page.evaluate(LIVE_TRACKS) == 0
-        eventually(page, lambda: not parley.metric("probe_server_peers"), "the peer has ended", 5)
+        eventually(page, lambda: not parley.metric("probe_server_peers"), "the peer has ended", 15)
 
         page.uncheck("#open-devices")
         page.click("#start")
         runs(page, "quality")
-        eventually(page, lambda: parley.metric("probe_server_peers") == 1, "a peer takes part", 5)
+        eventually(page, lambda: parley.metric("probe_server_peers") == 1, "a peer takes part")
         page.goto(parley.url)
-        eventually(page, lambda: not parley.metric("probe_server_peers"), "the peer has ended", 5)
+        eventually(page, lambda: not parley.metric("probe_server_peers"), "the peer has ended", 15)
 
 
 def test_without_permission_and_out_of_sight(context: BrowserContext, parley: Parley) -> None:
@@ -240,7 +242,7 @@ def test_without_permission_and_out_of_sight(context: BrowserContext, parley: Pa
         page.evaluate(HIDE)
         expect(page.locator("#notice")).to_contain_text("Keep this page in view")
         page.click("#stop")
-        ends(page, "The test was stopped", 3000)
+        ends(page, "The test was stopped", 15_000)
         expect(page.locator("#notice")).to_contain_text("in the background for a part")
 
 
@@ -276,7 +278,7 @@ def test_too_many_tests_are_no_network_fault(context: BrowserContext, parley: Pa
     refusal = "window.fetch = async () => new Response('{}', { status: 429 });"
     with diagnostics(context, parley, script=refusal) as page:
         page.click("#start")
-        ends(page, "takes no more tests from here for now", 3000)
+        ends(page, "takes no more tests from here for now", 15_000)
         assert page.locator("#asks").is_hidden()
 
 
@@ -286,4 +288,41 @@ def test_animations_rest_where_motion_is_unwanted(context: BrowserContext, parle
         page.click("#start")
         assert page.evaluate("document.getAnimations().length") == 0
         page.click("#stop")
-        ends(page, "The test was stopped", 3000)
+        ends(page, "The test was stopped", 15_000)
+
+
+@pytest.mark.coturn
+def test_relays_of_several_regions_are_named(context: BrowserContext) -> None:
+    """`west` has a relay, and what should be that of `east` does not answer."""
+    with start_coturn(secret=SECRET) as west:
+        ports = {"east": free_port(), "west": west.port}
+        nodes = "".join(
+            f'[[turn.nodes]]\nid = "{name}"\nregion = "{name}"\n'
+            f'urls = ["turn:127.0.0.1:{port}?transport=udp"]\n'
+            for name, port in ports.items()
+        )
+        config = f"""
+[server]
+port = 0
+drain_s = 0
+[cors]
+origins = ["https://app.parley.test"]
+[probes]
+allow_private_peers = true
+[turn]
+secret = "{west.secret}"
+default_region = "west"
+probing.enabled = false
+{nodes}{Account().toml}"""
+        with start_serve(config) as server, diagnostics(context, server) as page:
+            page.click("#start")
+            ends(page, r"^Calls work from here, but not the relay of every region: east\.$")
+            assert (state(page, "turn-udp"), state(page, "quality")) == ("warning", "passed")
+            line = page.inner_text("[data-check=turn-udp] .line")
+            found = r"Works in 1 of 2 regions, in .+, but not in east \(nothing answers\)\."
+            assert re.fullmatch(found, line), line
+            page.locator("#details summary").first.click()
+            titles = page.locator("#figure-rows th").all_inner_texts()
+            assert {"Relay over UDP, west", "Relay over UDP, east"} <= set(titles)
+            is_accessible(page)
+            picture(page, "regions")

@@ -17,7 +17,7 @@ from signal_server.backplane.facts import Facts
 from signal_server.backplane.link import Link
 from signal_server.backplane.redis_journal import Claim, RedisJournal
 from signal_server.backplane.replica import Replica
-from signal_server.backplane.standby import Standby
+from signal_server.backplane.standby import Room, Standby
 from signal_server.core import inputs
 from signal_server.core.state import pack
 from signal_server.wire.codec import decode
@@ -112,13 +112,15 @@ async def home(redis: RedisServer) -> AsyncIterator[Home]:
 
 
 @asynccontextmanager
-async def following(home: Home) -> AsyncIterator[Standby]:
-    standby = Standby(ACCOUNT, home.journal, new_replica)
+async def following(home: Home, room_bytes: int = 1 << 20) -> AsyncIterator[Standby]:
+    room = Room(room_bytes)
+    standby = Standby(ACCOUNT, home.journal, new_replica, room)
     standby.start()
     try:
         yield standby
     finally:
         standby.stop()
+        assert room.left_bytes == room_bytes
 
 
 async def agree(standby: Standby, home: Home) -> None:
@@ -262,3 +264,17 @@ async def test_a_standby_that_was_stopped_knows_nothing(home: Home) -> None:
         await home.open(1)
         await until(lambda: _sessions(standby) == {"s1"}, 15)
     assert standby.replica() is None
+
+
+async def test_what_standbys_hold_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOAD_PAUSE_S", 0.01)
+    monkeypatch.setattr(module, "FULL_PAUSE_S", 0.01)
+    async with following(home, 6000) as standby:
+        await home.open(1)
+        await until(lambda: _sessions(standby) == {"s1"}, 15)
+        for number in range(20):
+            await home.say(1, "message", data="x" * 500, id=number)
+        await until(lambda: standby.replica() is None, 15)
+        # The state is small, and takes the place of all that.
+        await home.save()
+        await until(lambda: _last(standby) == _last_of(home.replica), 15)

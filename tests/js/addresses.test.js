@@ -1,13 +1,12 @@
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, mock, test } from "node:test";
+import { beforeEach, mock, test } from "node:test";
 
 import { nearestFirst } from "../../signal_server/browser/js/nearest.js";
-import { SignalingClient } from "../../signal_server/browser/js/parley.js";
+import { inFakeTime, newClient } from "./clients.js";
 import { FakeSocket, settle } from "./fakes.js";
 
 const [A, B, C] = ["a", "b", "c"].map((host) => `ws://${host}/v1/signal`);
 
-let clients = [];
 /** The hosts that answer pings. */
 let answering = "a";
 
@@ -22,11 +21,8 @@ async function settled() {
   for (let turn = 0; turn < 20; turn++) await settle();
 }
 
-async function newClient(options = {}) {
-  const client = new SignalingClient({
-    url: [A, B, C], token: "t", transport: "websocket", WebSocket: FakeSocket, fetch, random: () => 0.5, ...options,
-  });
-  clients.push(client);
+async function started(options = {}) {
+  const client = newClient({ url: [A, B, C], fetch, ...options });
   client.connect().catch(() => {});
   await settled();
   return client;
@@ -34,15 +30,9 @@ async function newClient(options = {}) {
 
 const tried = () => FakeSocket.all.map(({ url }) => url);
 
+inFakeTime();
 beforeEach(() => {
-  FakeSocket.all = [];
   answering = "a";
-  mock.timers.enable({ apis: ["setTimeout", "Date"] });
-});
-
-afterEach(() => {
-  for (const client of clients.splice(0)) client.close();
-  mock.timers.reset();
 });
 
 test("the nearest is the one with the shortest median of three round trips", async () => {
@@ -69,14 +59,14 @@ test("nobody answers pings: the order is the given one", async () => {
 
 test("one address is not measured", async () => {
   answering = "";
-  await newClient({ url: A, fetch: () => assert.fail("asked") });
-  await newClient({ url: [B], fetch: () => assert.fail("asked") });
+  await started({ url: A, fetch: () => assert.fail("asked") });
+  await started({ url: [B], fetch: () => assert.fail("asked") });
   assert.deepEqual(tried(), [A, B]);
 });
 
 test("the nearest is taken, the next ones at once while it fails, then all again after a while", async () => {
   answering = "b";
-  const client = await newClient();
+  const client = await started();
   for (const url of [B, A, C]) {
     assert.equal(FakeSocket.last.url, url);
     FakeSocket.last.drop(1006);
@@ -93,7 +83,7 @@ test("the nearest is taken, the next ones at once while it fails, then all again
 });
 
 test("a session that is lost is resumed at the nearest, or at the next", async () => {
-  const client = await newClient();
+  const client = await started();
   FakeSocket.last.drop(1006);
   await settled();
   FakeSocket.last.welcome();
@@ -108,7 +98,7 @@ test("a session that is lost is resumed at the nearest, or at the next", async (
 });
 
 test("a node that takes nobody in is left for the next; one that says no for good is not", async () => {
-  const client = await newClient();
+  const client = await started();
   FakeSocket.last.open();
   FakeSocket.last.say({ type: "error", code: "draining", message: "", retryable: true });
   FakeSocket.last.drop(4000);
@@ -123,7 +113,7 @@ test("a node that takes nobody in is left for the next; one that says no for goo
 
 for (const [url, next] of [[undefined, B], ["ws://d/v1/signal", "ws://d/v1/signal"], ["http://d/", B]]) {
   test(`a node that goes away and names ${url} is left for ${next}`, async () => {
-    await newClient();
+    await started();
     FakeSocket.last.welcome();
     FakeSocket.last.say({ type: "go_away", seq: 1, reason: "shutdown", reconnect_after_ms: 100, deadline_ms: 500, url });
     mock.timers.tick(350);
@@ -136,7 +126,7 @@ for (const [url, next] of [[undefined, B], ["ws://d/v1/signal", "ws://d/v1/signa
 }
 
 test("whoever came encrypted does not go on in clear", async () => {
-  await newClient({ url: "wss://a/v1/signal" });
+  await started({ url: "wss://a/v1/signal" });
   FakeSocket.last.welcome();
   const url = "ws://d/v1/signal";
   FakeSocket.last.say({ type: "go_away", seq: 1, reason: "shutdown", reconnect_after_ms: 0, deadline_ms: 500, url });
@@ -148,7 +138,7 @@ test("whoever came encrypted does not go on in clear", async () => {
 test("HTTP is for when no address lets a WebSocket through", async () => {
   const posted = [];
   const both = async (to, init) => (init.method === "POST" ? (posted.push(to), Promise.reject(new TypeError())) : fetch(to));
-  await newClient({ transport: "auto", fetch: both, url: [A, B] });
+  await started({ transport: "auto", fetch: both, url: [A, B] });
   FakeSocket.last.drop(1006);
   await settled();
   FakeSocket.last.drop(1006);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
 
-import { SignalingClient } from "../../signal_server/browser/js/parley.js";
+import { closeAll, newClient } from "./clients.js";
 import { FakeSocket, settle } from "./fakes.js";
 
 /** The HTTP side of a server: each request waits in `asked` until the test answers it. */
@@ -59,22 +59,18 @@ async function settled() {
   for (let turn = 0; turn < 10; turn++) await settle();
 }
 
-let clients = [];
 /** @type {FakeServer} */
 let server;
 
-function newClient(options = {}) {
-  const client = new SignalingClient({
-    url: "ws://x/v1/signal", token: "t", WebSocket: FakeSocket, fetch: server.fetch, random: () => 0.5, ...options,
-  });
-  clients.push(client);
+function started(options = {}) {
+  const client = newClient({ transport: "auto", fetch: server.fetch, ...options });
   client.connect().catch(() => {});
   return client;
 }
 
 /** Over HTTP, because the WebSocket cannot be opened. */
 async function fallenBack(options = {}) {
-  const client = newClient(options);
+  const client = started(options);
   await settle();
   FakeSocket.last.drop(1006);
   await settle();
@@ -89,13 +85,13 @@ beforeEach(() => {
 });
 
 afterEach(async () => {
-  for (const client of clients.splice(0)) client.close();
+  closeAll();
   await settled();
   mock.timers.reset();
 });
 
 test("a WebSocket that cannot be opened is replaced by HTTP at once", async () => {
-  const client = newClient();
+  const client = started();
   const transports = [];
   client.on("transport", (kind) => transports.push(kind));
   await settle();
@@ -107,7 +103,7 @@ test("a WebSocket that cannot be opened is replaced by HTTP at once", async () =
 });
 
 test("what else answers a hello is heard, too", async () => {
-  const client = newClient({ transport: "http" });
+  const client = started({ transport: "http" });
   const refused = [];
   client.on("error", ({ code }) => refused.push(code));
   await settle();
@@ -118,7 +114,7 @@ test("what else answers a hello is heard, too", async () => {
 
 for (const opens of [true, false]) {
   test(`a WebSocket that ${opens ? "opens and brings nothing" : "does not open"} is given up after 5 s`, async () => {
-    const client = newClient();
+    const client = started();
     await settle();
     if (opens) FakeSocket.last.open();
     mock.timers.tick(4_999);
@@ -132,7 +128,7 @@ for (const opens of [true, false]) {
 }
 
 test("a refusal over a WebSocket is an answer, and no reason to try HTTP", async () => {
-  const client = newClient();
+  const client = started();
   await settle();
   FakeSocket.last.drop(4500);
   await settled();
@@ -140,7 +136,7 @@ test("a refusal over a WebSocket is an answer, and no reason to try HTTP", async
 });
 
 test("neither works: both are tried again, after a growing delay", async () => {
-  newClient({ connectTimeoutMs: 60_000 });
+  started({ connectTimeoutMs: 60_000 });
   for (const delay of [250, 500]) {
     await settle();
     FakeSocket.last.drop(1006);

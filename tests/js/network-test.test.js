@@ -7,6 +7,10 @@ import { FakeTrack, fakeDeployment, fakeRtc, fakeSocket } from "./probe-fakes.js
 
 const REGION = { id: "eu", ws_url: "ws://eu/ws", http_url: "http://parley.test" };
 const SESSION = { apiKey: "AC1", sessionId: "http://parley.test/ignored", token: "good" };
+/** Asks whether the token is good. */
+const TOKEN = "DELETE /v1/probes/peers/none";
+/** As much of OpenTok.js as is looked for. */
+const OT = { initSession() {} };
 const greeting = fakeSocket((socket, frame) => {
   if (frame === null) socket.up();
   else if (frame.type === "hello") socket.say({ type: "hello", nonce: frame.nonce, region: "eu", node: "n1" });
@@ -17,6 +21,8 @@ const greeting = fakeSocket((socket, frame) => {
 class FakeDevices {
   kinds = ["audioinput", "videoinput", "audiooutput"];
   refuses = null;
+  /** The one that cannot be met. */
+  constraint = "deviceId";
   isAnswered = true;
   asked = [];
   tracks = [];
@@ -28,7 +34,7 @@ class FakeDevices {
 
   getUserMedia(constraints) {
     this.asked.push(constraints);
-    if (this.refuses) return Promise.reject(new DOMException("no", this.refuses));
+    if (this.refuses) return Promise.reject(Object.assign(new DOMException("no", this.refuses), { constraint: this.constraint }));
     const stream = new FakeStream(["audio", "video"].filter((kind) => constraints[kind]));
     this.tracks.push(...stream.tracks);
     return new Promise((resolve) => (this.answer = () => resolve(stream)) && this.isAnswered && resolve(stream));
@@ -93,13 +99,13 @@ function scene({ world = {}, fail = {}, session = {}, link = {}, options = {}, s
   const deployment = fakeDeployment({ fail, session: { regions: [REGION], ...session } });
   const fetched = (url, request) => {
     const what = `${request.method} ${new URL(url).pathname}`;
-    if (what.startsWith("GET /v1/probes/peers/")) return answered(fail[what] ?? (request.headers.Authorization === "Bearer good" ? 404 : 401));
+    if (what === TOKEN) return answered(fail[what] ?? (request.headers.Authorization === "Bearer good" ? 204 : 401));
     if (what === "POST /v1/probes/log") return answered(fail[what] ?? 204);
     return deployment.fetch(url, request);
   };
   const devices = new FakeDevices();
   const platform = { mediaDevices: devices, RTCPeerConnection: Rtc, WebSocket: Socket, permissions: { query: async () => ({ state: "granted" }) } };
-  const network = new NetworkTest({}, sessionInfo, { fetch: fetched, platform, ...options });
+  const network = new NetworkTest(OT, sessionInfo, { fetch: fetched, platform, ...options });
   return { network, devices, Rtc, deployment, platform, stream };
 }
 
@@ -164,11 +170,13 @@ test("the thirty names, in the original's spelling", () => {
 for (const [what, given, name] of [
   ["no OT", [undefined, SESSION], "MISSING_OPENTOK_INSTANCE"],
   ["an OT that is no object", ["OT", SESSION], "MISSING_OPENTOK_INSTANCE"],
-  ["no session info", [{}], "MISSING_SESSON_CREDENTIALS"],
-  ["a session info that is no object", [{}, "session"], "MISSING_SESSON_CREDENTIALS"],
-  ["no API key", [{}, { ...SESSION, apiKey: "" }], "INCOMPLETE_SESSON_CREDENTIALS"],
-  ["no session id", [{}, { ...SESSION, sessionId: undefined }], "INCOMPLETE_SESSON_CREDENTIALS"],
-  ["no token", [{}, { ...SESSION, token: null }], "INCOMPLETE_SESSON_CREDENTIALS"],
+  ["an OT that cannot begin a session", [{}, SESSION], "MISSING_OPENTOK_INSTANCE"],
+  ["the session info alone", [SESSION], "MISSING_OPENTOK_INSTANCE"],
+  ["no session info", [OT], "MISSING_SESSON_CREDENTIALS"],
+  ["a session info that is no object", [OT, "session"], "MISSING_SESSON_CREDENTIALS"],
+  ["no API key", [OT, { ...SESSION, apiKey: "" }], "INCOMPLETE_SESSON_CREDENTIALS"],
+  ["no session id", [OT, { ...SESSION, sessionId: undefined }], "INCOMPLETE_SESSON_CREDENTIALS"],
+  ["no token", [OT, { ...SESSION, token: null }], "INCOMPLETE_SESSON_CREDENTIALS"],
 ]) {
   test(`constructor: ${what}`, () => {
     assert.throws(() => new NetworkTest(...given), { name: ErrorNames[name] });
@@ -201,7 +209,7 @@ for (const [what, wrong, failed] of [
   ["no session by network", { fail: { "POST /v1/probes/sessions": "down" } }, [["api", "ConnectToSessionNetworkError", "unreachable"]]],
   ["the token is wrong", { sessionInfo: { ...SESSION, token: "bad" } }, MESSAGING("CONNECT_TO_SESSION_TOKEN_ERROR", "")],
   ["a gateway wants another token", { fail: { "POST /v1/probes/sessions": 401 } }, MESSAGING("CONNECT_TO_SESSION_TOKEN_ERROR", "http_status")],
-  ["the token cannot be checked", { fail: { "GET /v1/probes/peers/none": "down" } }, [["api", "ConnectToSessionNetworkError", "unreachable"]]],
+  ["the token cannot be checked", { fail: { [TOKEN]: "down" } }, [["api", "ConnectToSessionNetworkError", "unreachable"]]],
   ["the session id is another URL", { sessionInfo: { ...SESSION, baseUrl: "http://parley.test", sessionId: "ftp://x" } }, MESSAGING("CONNECT_TO_SESSION_ID_ERROR", "")],
   ["the socket is mute", { Socket: mute }, MESSAGING("CONNECT_TO_SESSION_ERROR", "upgrade_refused")],
   ["there is no region", { session: { regions: [] } }, MESSAGING("CONNECT_TO_SESSION_ERROR", "not_offered")],
@@ -261,6 +269,23 @@ test("connectivity: a microphone alone will do", async () => {
   made.devices.kinds = ["audioinput"];
   assert.equal((await connectivity(made)).success, true);
   assert.equal(made.devices.asked[0].video, false);
+});
+
+test("a camera that has not the resolution that was asked for", async () => {
+  const made = scene({ options: { fullHd: true, videoSource: "cam" } });
+  Object.assign(made.devices, { refuses: "OverconstrainedError", constraint: "height" });
+  await rejects(made, "UNSUPPORTED_RESOLUTION_ERROR", "unsupported");
+  const exactly = { width: { exact: 1920 }, height: { exact: 1080 }, frameRate: { ideal: 30 }, deviceId: { exact: "cam" } };
+  assert.deepEqual(made.devices.asked.at(-1).video, exactly);
+  await assert.rejects(made.network.checkCameraSupport(640, 480), { name: "UnsupportedResolutionError" });
+  assert.deepEqual(made.devices.asked.at(-1), { audio: false, video: { ...exactly, width: { exact: 640 }, height: { exact: 480 } } });
+  made.devices.refuses = "NotAllowedError";
+  await assert.rejects(made.network.checkCameraSupport(640, 480), { name: "PermissionDeniedError" });
+  made.devices.refuses = null;
+  await made.network.checkCameraSupport(640, 480);
+  assert.equal((await connectivity(made)).success, true);
+  assert.deepEqual(made.devices.asked.at(-1).video.height, { ideal: 720 });
+  isReleased(made);
 });
 
 test("connectivity: stop ends it at once", async () => {
@@ -460,7 +485,7 @@ test("quality: a browser without WebRTC", async () => {
   const made = scene();
   delete made.platform.RTCPeerConnection;
   const platform = { ...made.platform, RTCPeerConnection: undefined };
-  const network = new NetworkTest({}, SESSION, { platform });
+  const network = new NetworkTest(OT, SESSION, { platform });
   await assert.rejects(network.testQuality(), { name: ErrorNames.UNSUPPORTED_BROWSER, reason: "unsupported" });
 });
 

@@ -1,13 +1,11 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 
-import { SignalingClient } from "../../signal_server/browser/js/parley.js";
+import { closeAll, newClient } from "./clients.js";
 import { FakeSocket, settle } from "./fakes.js";
 
 /** @type {EventTarget} */
 let page;
-/** @type {SignalingClient[]} */
-let clients = [];
 
 beforeEach(() => {
   FakeSocket.all = [];
@@ -18,7 +16,7 @@ beforeEach(() => {
 });
 
 afterEach(() => {
-  for (const client of clients.splice(0)) client.close();
+  closeAll();
   delete globalThis.addEventListener;
   delete globalThis.removeEventListener;
 });
@@ -32,11 +30,7 @@ class FakeStorage extends Map {
 }
 
 async function opened(options = {}) {
-  const client = new SignalingClient({
-    url: "ws://x/v1/signal", token: "t", transport: "websocket", WebSocket: FakeSocket, room: "garden",
-    ...options,
-  });
-  clients.push(client);
+  const client = newClient({ room: "garden", ...options });
   const welcome = client.connect();
   await settle();
   FakeSocket.last.welcome();

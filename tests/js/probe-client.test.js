@@ -178,7 +178,7 @@ test("one test at a time, once settled, with one event each", async () => {
   const reported = mock.method(console, "error", () => {});
   await fast(async () => {
     const first = client.testNetworkConnectivity();
-    await assert.rejects(client.testNetworkConnectivity(), /testNetworkConnectivity cannot run while testNetworkConnectivity is running/);
+    await assert.rejects(client.testNetworkConnectivity(), /testNetworkConnectivity is running/);
     client.abortTestNetworkConnectivity();
     client.abortTestNetworkConnectivity();
     assert.equal((await first).result, "aborted");
@@ -256,6 +256,7 @@ for (const [name, flow, expected] of [
   ["a queue that is full from the first second on", { loss: 0.07, bps: 250_000, limitedBy: "bandwidth", queue: 0.2 }, ["bad", "bandwidth_too_low"]],
   ["a sender that slows down because of loss", { loss: 0.07, bps: 250_000, limitedBy: "bandwidth" }, ["bad", "high_loss"]],
   ["much loss", { loss: 0.2 }, ["bad", "high_loss"]],
+  ["a way of less than a millisecond", { trip: 0 }, ["good", ""]],
   ["a long way", { trip: 0.4 }, ["warning", "high_delay"]],
   ["a very long way", { trip: 0.7 }, ["bad", "high_delay"]],
 ]) {
@@ -264,7 +265,7 @@ for (const [name, flow, expected] of [
       const { result, Rtc, videoTrack } = await quality(flow, {}, method);
       assert.deepEqual([result.result, result.reason], expected);
       assert.ok(Math.abs(result.secondsElapsed - 5) < 0.2);
-      assert.equal(result.data.maxRoundTripTime, ((flow.trip ?? 0.05) + (flow.queue ?? 0)) * 1000);
+      assert.equal(result.data.maxRoundTripTime.toFixed(6), ((flow.trip ?? 0.05) + (flow.queue ?? 0)).toFixed(6));
       assert.deepEqual([Rtc.open, videoTrack.readyState], [0, "live"]);
     });
   }
@@ -288,6 +289,21 @@ for (const [what, isUntold] of [...LITTLE, ["either", (entry) => LITTLE.some(([,
       assert.ok(["good", "unknown"].includes((await asked.at(-1)).networkState));
     });
   }
+}
+
+for (const [allowedBps, expected] of [[2_000_000, ["good", ""]], [900_000, ["warning", "bandwidth_too_low"]], [400_000, ["bad", "bandwidth_too_low"]]]) {
+  test(`a picture that needs little in a browser that tells only what its encoder may use: ${allowedBps} bit/s`, async () => {
+    const all = flowing({ bps: 240_000 });
+    const stats = (pc) => {
+      const { P: { availableOutgoingBitrate: _, ...P }, O: { qualityLimitationReason: __, ...O } = {}, ...rest } = all(pc);
+      const allowed = (allowedBps / 8) * ((performance.now() - 1000) / 1000);
+      return { ...rest, P, ...(O.id ? { O: { ...O, totalEncodedBytesTarget: 1 + allowed } } : {}) };
+    };
+    const { client } = clientIn({ stats });
+    const found = await fast(() => client.testPeerToPeerCallQuality({ videoTrack: new FakeTrack(), duration: 4 }));
+    assert.deepEqual([found.result, found.reason], expected);
+    assert.ok(Math.abs(found.data.avgAvailableOutgoingBitrate - allowedBps) < 1);
+  });
 }
 
 for (const [what, entries, expected] of [
@@ -384,6 +400,125 @@ test("the statistics of the test that runs, and of any connection", async () => 
   assert.equal((await client.getNetworkStats(other)).networkState, "unknown");
 });
 
+test("Daily's older quality test tells the same in fewer words", async () => {
+  const { result } = await quality({ loss: 0.07, trip: 0.125 }, {}, "testConnectionQuality");
+  assert.deepEqual([result.result, result.data.maxRTT, result.data.packetLoss.toFixed(3)], ["warning", 0.125, "0.070"]);
+  const { client } = clientIn({});
+  const aborted = await fast(() => {
+    const running = client.testConnectionQuality({ videoTrack: new FakeTrack() });
+    client.stopTestConnectionQuality();
+    return running;
+  });
+  assert.deepEqual([aborted.result, aborted.data], ["aborted", { maxRTT: null, packetLoss: null }]);
+});
+
+// One after the other ----------------------------------------------------------------------------
+
+test("tests that fill the line wait for each other, and their time begins after that", async () => {
+  const { client, Rtc } = clientIn({ stats: flowing({}) });
+  const ends = [];
+  client.on("test-completed", ({ test }) => ends.push(test));
+  const videoTrack = new FakeTrack();
+  const [quality, network, call] = await fast(() => Promise.all([
+    client.testPeerToPeerCallQuality({ videoTrack, duration: 30 }),
+    client.testNetworkConnectivity(),
+    client.testCallQuality({ videoTrack, duration: 2 }),
+  ]));
+  assert.deepEqual([quality.result, network.result, call.result], ["good", "passed", "good"]);
+  assert.ok(network.durationMs < 3000);
+  assert.deepEqual(ends, ["p2p-call-quality", "network-connectivity", "call-quality"]);
+  assert.equal(Rtc.open, 0);
+});
+
+test("a test that waits can be ended, and holds nobody up", async () => {
+  const { client } = clientIn({ stats: flowing({}) });
+  const gone = new AbortController();
+  const videoTrack = new FakeTrack();
+  const [quality, network, call] = await fast(() => {
+    const running = [
+      client.testPeerToPeerCallQuality({ videoTrack, duration: 5 }),
+      client.testNetworkConnectivity(null, { signal: gone.signal }),
+      client.testCallQuality({ videoTrack, duration: 2 }),
+    ];
+    gone.abort();
+    return Promise.all(running);
+  });
+  assert.deepEqual([quality.result, network.result, network.transports, call.result], ["good", "aborted", [], "good"]);
+});
+
+// The call object --------------------------------------------------------------------------------
+
+/** Devices of which some can be opened; `error` is what the others say. */
+function fakeDevices(there, error = "NotFoundError") {
+  const tracks = [];
+  const getUserMedia = async (wish) => {
+    const kinds = ["video", "audio"].filter((kind) => wish[kind]);
+    if (!kinds.every((kind) => there.includes(kind))) throw new DOMException("no", error);
+    const opened = kinds.map((kind) => Object.assign(new FakeTrack(), { kind, label: kind, getSettings: () => ({ deviceId: `id of ${kind}` }) }));
+    tracks.push(...opened);
+    return { getTracks: () => opened, getVideoTracks: () => opened.filter(({ kind }) => kind === "video") };
+  };
+  return { getUserMedia, tracks };
+}
+function callObject(devices, world = {}) {
+  const deployment = fakeDeployment();
+  const call = ProbeClient.createCallObject({ baseUrl: "http://parley.test", fetch: deployment.fetch, RTCPeerConnection: fakeRtc(world), mediaDevices: devices });
+  const events = [];
+  for (const name of ["track-started", "track-stopped", "camera-error"]) call.on(name, (event) => events.push(event));
+  return { call, events, told: () => events.map(({ action, type, error }) => `${action} ${type ?? error.type}`) };
+}
+
+test("a call object opens camera and microphone, and tells of each", async () => {
+  const devices = fakeDevices(["video", "audio"]);
+  const { call, events, told } = callObject(devices, { stats: flowing({}) });
+  assert.equal(ProbeClient.getCallInstance(), call);
+  assert.deepEqual(call.participants().local.tracks, { video: { state: "off" }, audio: { state: "off" } });
+  const { camera, mic, speaker } = await call.startCamera();
+  assert.deepEqual([camera, mic, speaker], [{ deviceId: "id of video", label: "video" }, { deviceId: "id of audio", label: "audio" }, {}]);
+  const { local } = call.participants();
+  const track = local.tracks.video.persistentTrack;
+  assert.deepEqual([events[0].track, events[0].participant.session_id, local.video, local.tracks.video.state], [track, local.session_id, true, "playable"]);
+  assert.equal((await fast(() => call.testCallQuality({ duration: 1 }))).result, "good");
+  assert.deepEqual([devices.tracks.length, track.readyState], [2, "live"]);
+  await call.startCamera();
+  assert.equal(call.setLocalVideo(false).setLocalAudio(false).setLocalAudio(true), call);
+  devices.tracks[1].dispatchEvent(new Event("ended"));
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual([track.readyState, call.participants().local.video], ["ended", false]);
+  await call.destroy();
+  assert.equal(ProbeClient.getCallInstance(), undefined);
+  assert.ok(devices.tracks.every(({ readyState }) => readyState === "ended"));
+  assert.deepEqual(told(), ["track-started video", "track-started audio", "track-stopped video", "track-stopped audio", "track-started audio", "track-stopped audio"]);
+});
+
+for (const [what, devices, error, opened] of [
+  ["a camera without a microphone", fakeDevices(["video"]), "not-found", ["track-started video"]],
+  ["a permission that is refused", fakeDevices(["video"], "NotAllowedError"), "permissions", []],
+  ["a page that may not ask", undefined, "undefined-mediadevices", []],
+  ["devices that others have", fakeDevices([], "NotReadableError"), "cam-mic-in-use", []],
+  ["an error nobody knows", fakeDevices([], "AbortError"), "unknown", []],
+]) {
+  test(`a call object: ${what}`, async () => {
+    const { call, events, told } = callObject(devices);
+    const { camera, mic } = await call.startCamera();
+    assert.deepEqual(told(), [...opened, `camera-error ${error}`]);
+    const isOpen = opened.length > 0;
+    assert.deepEqual([Object.keys(camera).length > 0, mic, events.at(-1).errorMsg.videoOk], [isOpen, {}, isOpen]);
+    const { video, audio } = call.participants().local.tracks;
+    assert.deepEqual([video.state, audio.state], [isOpen ? "playable" : "blocked", "blocked"]);
+    await call.destroy();
+  });
+}
+
+test("a permission that comes after the end leaves no camera on", async () => {
+  const devices = fakeDevices(["video", "audio"]);
+  const { call, told } = callObject(devices);
+  const starting = call.startCamera({ startAudioOff: true });
+  await call.destroy();
+  await starting;
+  assert.deepEqual([devices.tracks.map(({ readyState }) => readyState), told()], [["ended"], []]);
+});
+
 // WebSockets -------------------------------------------------------------------------------------
 
 const answering = (changes = {}) => (socket, frame) => {
@@ -467,9 +602,9 @@ test("Firefox's statistics: no transport, no estimate, older names", () => {
     I: { type: "inbound-rtp", id: "I", kind: "video", bytesReceived: 7, packetsReceived: 3, jitter: 0.02 },
   }));
   const { audio, video, ...rest } = figuresOf(report, 1);
-  assert.deepEqual(rest, { atMs: 1, bytesSent: 10, bytesReceived: 20, roundTripMs: 80, availableBps: null, limitedBy: null });
+  assert.deepEqual(rest, { atMs: 1, bytesSent: 10, bytesReceived: 20, roundTripMs: 80, availableBps: null, allowedBytes: null, limitedBy: null });
   assert.deepEqual([audio.lostSent, audio.sendJitterS, video.lostSent, video.lostReceived], [1, 0.01, null, 0]);
-  assert.deepEqual(figuresOf(new Map(), 0), { atMs: 0, bytesSent: 0, bytesReceived: 0, roundTripMs: null, availableBps: null, limitedBy: null, audio: null, video: null });
+  assert.deepEqual(figuresOf(new Map(), 0), { atMs: 0, bytesSent: 0, bytesReceived: 0, roundTripMs: null, availableBps: null, allowedBytes: null, limitedBy: null, audio: null, video: null });
 });
 
 test("what nobody tells is no loss", () => {

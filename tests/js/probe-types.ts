@@ -21,6 +21,10 @@ export async function use(client: promised.ProbeClient, track: MediaStreamTrack)
   const { result, transports, checks } = await client.testNetworkConnectivity(track, { transports: ["tcp"] });
   const quality = await client.testPeerToPeerCallQuality({ videoTrack: track, duration: 5 });
   if (quality.result === "failed") return quality.errorMsg;
+  const call = promised.ProbeClient.createCallObject();
+  call.on("track-started", ({ participant, track: opened, type }) => [participant.local, opened.id, type]).on("error", () => {});
+  await call.startCamera({ startAudioOff: true });
+  call.participants().local.tracks.video.persistentTrack?.stop();
   const { networkState } = await client.getNetworkStats();
   // @ts-expect-error an event that does not exist
   client.on("no_such_event", () => {});

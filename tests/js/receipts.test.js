@@ -1,34 +1,10 @@
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, mock, test } from "node:test";
+import { mock, test } from "node:test";
 
-import { SignalingClient } from "../../signal_server/browser/js/parley.js";
-import { FakeRtc, FakeSocket, settle } from "./fakes.js";
+import { inFakeTime, opened } from "./clients.js";
+import { FakeSocket, settle } from "./fakes.js";
 
-/** @type {SignalingClient[]} */
-let clients = [];
-
-beforeEach(() => {
-  FakeSocket.all = [];
-  mock.timers.enable({ apis: ["setTimeout", "Date"] });
-});
-
-afterEach(() => {
-  for (const client of clients.splice(0)) client.close();
-  mock.timers.reset();
-});
-
-async function opened(options = {}) {
-  const client = new SignalingClient({
-    url: "ws://x/v1/signal", token: "t", transport: "websocket", WebSocket: FakeSocket,
-    RTCPeerConnection: FakeRtc, random: () => 0.5, ...options,
-  });
-  clients.push(client);
-  const welcome = client.connect();
-  await settle();
-  FakeSocket.last.welcome();
-  await welcome;
-  return client;
-}
+inFakeTime();
 
 const withReceipts = { features: ["receipts"] };
 const receipt = (seq, ref, stage, reason) => FakeSocket.last.say({ type: "receipt", seq, ref, stage, reason });

@@ -1,36 +1,15 @@
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, mock, test } from "node:test";
+import { mock, test } from "node:test";
 
-import { SignalingClient } from "../../signal_server/browser/js/parley.js";
-import { FakeRtc, FakeSocket, settle } from "./fakes.js";
+import { inFakeTime, inRoom as inRoomWith, opened } from "./clients.js";
+import { FakeSocket, settle } from "./fakes.js";
 
-/** @type {SignalingClient[]} */
-let clients = [];
-
-async function opened(options = {}) {
-  const client = new SignalingClient({
-    url: "ws://x/v1/signal", token: "t", transport: "websocket", WebSocket: FakeSocket,
-    RTCPeerConnection: FakeRtc, random: () => 0.5, ...options,
-  });
-  clients.push(client);
-  const welcome = client.connect();
-  await settle();
-  FakeSocket.last.welcome();
-  await welcome;
-  return client;
-}
+inFakeTime();
 
 const entry = (peer, more = {}) => ({ peer, identity: peer, polite: false, ...more });
 const roomOf = (revision, ...peers) => ({ room: "garden", epoch: 1, revision, peers: peers.map((peer) => entry(peer)) });
 
-async function inRoom(...peers) {
-  const client = await opened();
-  const joined = client.join("garden", { name: "Ada" });
-  FakeSocket.last.say({ type: "room", seq: 1, ...roomOf(5, ...peers) });
-  FakeSocket.last.ok("join");
-  await joined;
-  return client;
-}
+const inRoom = (...peers) => inRoomWith(roomOf(5, ...peers).peers);
 
 /** The connection breaks; returns the next one, on which nothing has been said. */
 async function broken(code = 1006) {
@@ -41,16 +20,6 @@ async function broken(code = 1006) {
 }
 
 const note = (seq, data) => ({ type: "message", seq, from: "bob", identity: "bob", data });
-
-beforeEach(() => {
-  FakeSocket.all = [];
-  mock.timers.enable({ apis: ["setTimeout", "Date"] });
-});
-
-afterEach(() => {
-  for (const client of clients.splice(0)) client.close();
-  mock.timers.reset();
-});
 
 test("a lost connection is resumed: same peer, same room, no second join", async () => {
   const client = await inRoom("bob");
@@ -76,6 +45,18 @@ test("every resume uses the latest secret and number", async () => {
   socket.say(note(2, "missed"));
   socket.say(note(3, "new"));
   assert.deepEqual(heard, ["missed", "new"]);
+});
+
+test("a new secret takes the place of the former one, and is nobody's news", async () => {
+  const client = await inRoom("bob");
+  const heard = [];
+  client.on("message", (message) => heard.push(message));
+  FakeSocket.last.say({ type: "new_secret", resume: { secret: "n", window_s: 60 } });
+  assert.deepEqual(client.ticket, { session: "s1", secret: "n" });
+  const socket = await broken();
+  socket.resumed({ rooms: [roomOf(5, "bob")] });
+  assert.deepEqual(socket.lastSent("hello").resume, { session: "s1", secret: "n", last_seq: 1 });
+  assert.deepEqual(heard, []);
 });
 
 test("a hole in the numbers is not passed over: the client resumes from before it", async () => {

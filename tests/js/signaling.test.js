@@ -1,48 +1,11 @@
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, mock, test } from "node:test";
+import { mock, test } from "node:test";
 
-import { ParleyError, SignalingClient, reconnectDelay, shouldReconnect } from "../../signal_server/browser/js/parley.js";
+import { ParleyError, reconnectDelay, shouldReconnect } from "../../signal_server/browser/js/parley.js";
+import { inFakeTime, inRoom, newClient, opened } from "./clients.js";
 import { FakeSocket, settle } from "./fakes.js";
 
-/** @type {SignalingClient[]} */
-let clients = [];
-
-function newClient(options = {}) {
-  const client = new SignalingClient({
-    url: "ws://x/v1/signal", token: "t", transport: "websocket", WebSocket: FakeSocket, random: () => 0.5, ...options,
-  });
-  clients.push(client);
-  return client;
-}
-
-async function opened(options) {
-  const client = newClient(options);
-  const welcome = client.connect();
-  await settle();
-  FakeSocket.last.welcome();
-  await welcome;
-  return client;
-}
-
-async function inRoom(peers = [], options = {}) {
-  const client = await opened(options);
-  const joined = client.join("garden", { name: "Ada" });
-  const { id } = FakeSocket.last.lastSent("join");
-  FakeSocket.last.say({ type: "room", seq: 1, room: "garden", epoch: 1, revision: 5, peers });
-  FakeSocket.last.say({ type: "ok", id, room: "garden" });
-  await joined;
-  return client;
-}
-
-beforeEach(() => {
-  FakeSocket.all = [];
-  mock.timers.enable({ apis: ["setTimeout", "Date"] });
-});
-
-afterEach(() => {
-  for (const client of clients.splice(0)) client.close();
-  mock.timers.reset();
-});
+inFakeTime();
 
 test("reconnection delays use full jitter between zero and a doubling cap of ten seconds", () => {
   assert.equal(reconnectDelay(0, () => 0), 0);

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,10 @@ def test_no_run_fails_where_nothing_is_wrong(link: Network, deployment: d.Deploy
         outcomes = list(pool.map(one, range(RUNS)))
     failures = [(report["text"], seen_by_check(report)) for code, report in outcomes if code]
     assert failures == [], f"{len(failures)} of {RUNS}"
+    for _, report in outcomes:
+        of_tls = [one["figures"] for one in report["checks"] if one["transport"] == "tls"]
+        assert all(time.time() < one["cert_expires_at"] for one in of_tls)
+        assert len(of_tls) == 1
 
 
 def test_prometheus_sees_a_deployment_that_is_well(deployment: d.Deployment) -> None:

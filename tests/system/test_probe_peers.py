@@ -4,10 +4,8 @@ number, time and work."""
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +13,7 @@ import pytest
 from accounts import Account
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from rtc import isolated_network, needs_own_network, traceless, until
-from servers import Server, start_serve
+from servers import Server, cpu_s, start_serve
 
 from probes.checks.synthetic import Picture, Sound
 
@@ -187,9 +185,3 @@ async def test_bad_requests_take_no_place(
     answer = await http.post("/v1/probes/peers", json={"sdp": "v=0"})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
     assert server.metric("probe_server_peers") == 0
-
-
-def cpu_s(pid: int) -> float:
-    """That a process has used, in user and kernel."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

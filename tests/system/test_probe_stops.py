@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 SILENT_PORT = 8099
 AT_ONCE = 4
 RUN_S = 90
-SOON_S = 8
+SOON_S = 20
 """For a stopped run to end: it says goodbye to servers; a loaded machine takes its time."""
 SOME_SECONDS_OF_A_CALL = 150_000
 """Bytes."""
@@ -102,7 +102,7 @@ def carried_bytes() -> int:
 class Case:
     name: str
     moment: str
-    """The progress line after which `act` is done."""
+    """Beginning of the progress line after which `act` is done."""
     act: Act = interrupt
     deployment: Callable[[Path], AbstractContextManager[d.Deployment]] = d.whole
     strikes: Callable[[Network], AbstractContextManager[object]] = lambda _: (
@@ -111,6 +111,8 @@ class Case:
     hit: tuple[str, ...]
     """Checks that are aborted, or whose server went away."""
     passed: tuple[str, ...] = ()
+    may_be_over: bool = False
+    """Whether some of `hit` may have passed by then: a busy machine decides their order."""
 
 
 INTERRUPTS = (
@@ -118,9 +120,10 @@ INTERRUPTS = (
     Case(
         name="ws",
         deployment=silent_region,
-        moment="ok  turn tls",
+        # Its own deadline comes soon, and relays may take longer than that.
+        moment="ok  ws here",
         hit=("ws west",),
-        passed=("api", "ws here", *RELAYS),
+        passed=("api", "ws here"),
     ),
     Case(
         name="turn",
@@ -147,10 +150,10 @@ DEATHS = (
     ),
     Case(
         name="relay under its check",
-        moment="ok  turn udp",
+        moment="ok  turn",
         act=kill_relay,
-        hit=("turn tcp", "turn tls"),
-        passed=("turn udp",),
+        hit=RELAYS,
+        may_be_over=True,
     ),
 )
 Outcome = tuple[int, dict[str, Any], float]
@@ -214,5 +217,9 @@ def test_a_server_that_goes_away_is_said_to_have_gone(
     seen = seen_by_check(report)
     assert (code, report["result"]) == (2, "failed"), report
     assert report["text"] == "The server stopped answering during the test."
-    assert {name: seen[name] for name in case.hit} == dict.fromkeys(case.hit, "failed server_gone")
+    gone = {name for name in case.hit if seen[name] == "failed server_gone"}
+    assert gone
+    over = set(case.hit) - gone
+    assert not over or case.may_be_over
+    assert {name: seen[name] for name in over} == dict.fromkeys(over, "passed")
     assert {name: seen[name] for name in case.passed} == dict.fromkeys(case.passed, "passed")

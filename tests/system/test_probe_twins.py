@@ -28,7 +28,11 @@ NAMES = ("api", "direct", "devices", "quality-audio", "quality-video")
 
 def some_results(chance: random.Random) -> list[dict[str, Any]]:
     titles: list[dict[str, Any]] = [{"name": name} for name in NAMES if chance.random() < 0.7]
-    titles += [{"name": "turn", "transport": one} for one in ("udp", "tcp", "tls", "udp")]
+    places: list[str | None] = chance.choice([[None], ["eu", "us"]])
+    titles += [
+        {"name": "turn", "transport": one, "region": chance.choice(places)}
+        for one in ("udp", "tcp", "tls", "udp")
+    ]
     titles += [{"name": "ws", "region": one} for one in ("eu", "us", "asia")]
     # Most runs are of few states and reasons: everything at once is one verdict.
     states = chance.choices([one.value for one in SETTLED if one != "aborted"], k=2)

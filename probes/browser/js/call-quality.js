@@ -133,7 +133,7 @@ async function watch(wish, link, seconds, passed) {
  */
 async function sample({ track, durationS, onProgress }, { here, there }, seconds, passed, signal) {
   const began = performance.now();
-  let before = await both(here, there);
+  let before = await both(here, there, null);
   // The round trip of the empty line, at first.
   let leastMs = before[0].roundTripMs ?? Infinity;
   let silent = 0;
@@ -141,7 +141,7 @@ async function sample({ track, durationS, onProgress }, { here, there }, seconds
     await pause(Math.max(0, began + number * EVERY_MS - performance.now()), signal);
     // Whoever stops a track itself hears no event.
     if (track.readyState === "ended") throw new ProbeError("no_camera");
-    const after = await both(here, there);
+    const after = await both(here, there, before[0]);
     const tripMs = after[0].roundTripMs;
     leastMs = Math.min(leastMs, tripMs ?? Infinity);
     const second = { ...secondOf(before, after), queueMs: tripMs === null ? null : tripMs - leastMs };
@@ -154,17 +154,20 @@ async function sample({ track, durationS, onProgress }, { here, there }, seconds
     silent = isSilent ? silent + 1 : 0;
     if (silent >= SILENT) throw new ProbeError("relay_silent");
   }
-  if (!seconds.some(({ roundTripMs, sendBps, recvBps }) => roundTripMs ?? sendBps ?? recvBps)) throw new ProbeError("unsupported");
+  // Firefox counts whole milliseconds: 0 is told, too.
+  const isTold = seconds.some(({ roundTripMs, sendBps, recvBps }) => (roundTripMs ?? sendBps ?? recvBps) !== null);
+  if (!isTold) throw new ProbeError("unsupported");
 }
 
 /**
  * @param {RTCPeerConnection} here
  * @param {RTCPeerConnection | null} there
+ * @param {Figures | null} before of the sender
  * @returns {Promise<[Figures, Figures | null]>}
  */
-async function both(here, there) {
+async function both(here, there, before) {
   const atMs = performance.now();
-  const sent = figuresOf(await here.getStats(), atMs);
+  const sent = figuresOf(await here.getStats(), atMs, before);
   return [sent, there ? figuresOf(await there.getStats(), atMs) : null];
 }
 

@@ -22,7 +22,8 @@
  * @property {number} bytesSent over the selected pair, or of the media where there is none
  * @property {number} bytesReceived
  * @property {number | null} roundTripMs
- * @property {number | null} availableBps the sender's estimate
+ * @property {number | null} availableBps the sender's estimate, or what it lets the encoder have
+ * @property {number | null} [allowedBytes] what the encoder was let have from the beginning
  * @property {string | null} limitedBy what holds the video encoder back: none, cpu, bandwidth, other
  * @property {KindFigures | null} audio null: no such stream yet
  * @property {KindFigures | null} video
@@ -36,9 +37,10 @@ const NOTHING = {
 /**
  * @param {{forEach: (each: (entry: any) => void) => void}} report RTCStatsReport
  * @param {number} atMs
+ * @param {Figures | null} [before] of the same connection
  * @returns {Figures}
  */
-export function figuresOf(report, atMs) {
+export function figuresOf(report, atMs, before = null) {
   /** @type {any[]} */
   const entries = [];
   report.forEach((entry) => entries.push(entry));
@@ -48,16 +50,29 @@ export function figuresOf(report, atMs) {
   const sum = (/** @type {"bytesSent" | "bytesReceived"} */ name) => both.reduce((total, kind) => total + kind[name], 0);
   const trip = pair?.currentRoundTripTime ?? entries.find(({ type, roundTripTime }) => type === "remote-inbound-rtp" && roundTripTime)?.roundTripTime;
   const encoder = entries.find(({ type, qualityLimitationReason }) => type === "outbound-rtp" && qualityLimitationReason);
+  const allowedBytes = entries.find(({ type, totalEncodedBytesTarget }) => type === "outbound-rtp" && totalEncodedBytesTarget)?.totalEncodedBytesTarget ?? null;
   return {
     atMs,
     bytesSent: pair?.bytesSent ?? sum("bytesSent"),
     bytesReceived: pair?.bytesReceived ?? sum("bytesReceived"),
     roundTripMs: typeof trip === "number" ? trip * 1000 : null,
-    availableBps: pair?.availableOutgoingBitrate ?? null,
+    availableBps: pair?.availableOutgoingBitrate ?? allowedBps(before, allowedBytes, atMs),
+    allowedBytes,
     limitedBy: encoder?.qualityLimitationReason ?? null,
     audio,
     video,
   };
+}
+
+/**
+ * Firefox tells no estimate. What follows from it, the bytes that the encoder may use, is no more.
+ * @param {Figures | null} before
+ * @param {number | null} bytes
+ * @param {number} atMs
+ */
+function allowedBps(before, bytes, atMs) {
+  if (before?.allowedBytes == null || bytes === null || atMs <= before.atMs) return null;
+  return (8000 * Math.max(0, bytes - before.allowedBytes)) / (atMs - before.atMs);
 }
 
 /** @param {any[]} entries */

@@ -36,6 +36,8 @@ const LIMIT_MS = 120_000;
 const CHECK_LIMIT_MS = 30_000;
 const QUALITY_S = 12;
 const PINGS = 3;
+/** Of which the relays are tested, one region after another. */
+const MAX_RELAY_REGIONS = 4;
 const TRANSPORTS = /** @type {const} */ (["udp", "tcp", "tls"]);
 const RELAYS = TRANSPORTS.map((transport) => `turn-${transport}`);
 const KINDS = /** @type {const} */ (["quality-audio", "quality-video"]);
@@ -84,7 +86,7 @@ export class DiagnosticsRun {
     const devices = this.#devices(openDevices);
     const session = await this.#server();
     if (session) {
-      await Promise.all([this.#guarded(["ws"], this.#regions()), this.#guarded(RELAYS, this.#relays())]);
+      await Promise.all([this.#guarded(["ws"], this.#regions()), this.#guarded(RELAYS, this.#relays(session))]);
       await this.#guarded(["direct"], this.#direct(session));
       await this.#guarded(["quality"], this.#quality(session, devices));
       await this.#serverIsStillThere();
@@ -175,19 +177,41 @@ export class DiagnosticsRun {
     });
   }
 
-  async #relays() {
-    for (const row of RELAYS) this.#show(row, plain(row, "running"));
-    await this.#bounded(async (run) => {
-      const show = (/** @type {any[]} */ results) => {
-        for (const result of results) this.#show(rowOf(result), [findingOfRelay(result)]);
+  /** @param {import("./probe-api.js").ProbeSession} session */
+  async #relays(session) {
+    const regions = relayRegions(session);
+    const found = new Map(RELAYS.map((row) => [row, regions.flatMap((region) => plain(row, "waiting", "", region))]));
+    for (const [index, region] of regions.entries()) {
+      const note = (/** @type {string} */ row, /** @type {Finding} */ finding) => {
+        const findings = [...(found.get(row) ?? [])];
+        findings[index] = finding;
+        found.set(row, findings);
+        this.#show(row, findings);
       };
-      const { RTCPeerConnection: Connection } = this.#platform;
-      const { transports, reason } = await testNetwork({
-        api: this.#api, Connection, run, track: null, transports: [...TRANSPORTS], onProgress: ({ transports: found }) => show(found),
-      });
-      if (transports.length) show(transports);
-      else for (const row of RELAYS) this.#show(row, plain(row, reason === "aborted" ? "aborted" : "failed", reason));
+      await this.#bounded((run) => this.#relaysOf(region, run, note));
+    }
+  }
+
+  /**
+   * @param {string | null} region null: what a call would get
+   * @param {Run} run
+   * @param {(row: string, finding: Finding) => void} note
+   */
+  async #relaysOf(region, run, note) {
+    const all = (/** @type {import("./reasons.js").State} */ state, /** @type {Reason} */ reason = "") => {
+      for (const row of RELAYS) for (const finding of plain(row, state, reason, region)) note(row, finding);
+    };
+    all("running");
+    const show = (/** @type {any[]} */ results) => {
+      for (const result of results) note(rowOf(result), findingOfRelay(result, region));
+    };
+    const { RTCPeerConnection: Connection } = this.#platform;
+    const { transports, reason } = await testNetwork({
+      api: this.#api, Connection, run, track: null, transports: [...TRANSPORTS], region: region ?? undefined,
+      onProgress: ({ transports: tested }) => show(tested),
     });
+    if (transports.length) show(transports);
+    else all(reason === "aborted" ? "aborted" : "failed", reason);
   }
 
   /** @param {import("./probe-api.js").ProbeSession} session */
@@ -202,9 +226,11 @@ export class DiagnosticsRun {
     this.#show("direct", [isHarmless ? { ...finding, state: "warning" } : finding]);
   }
 
-  /** The transport that a call would use. */
+  /** What a call would use: of the nearest region that works, the best transport. */
   #bestRelay() {
-    return TRANSPORTS.find((transport) => /^(passed|warning)$/.test(this.#rows.get(`turn-${transport}`)?.[0]?.state ?? ""));
+    const working = RELAYS.flatMap((row) => this.#rows.get(row) ?? []).filter(({ state }) => /^(passed|warning)$/.test(state));
+    const regions = this.#rows.get(RELAYS[0] ?? "")?.map(({ region }) => region) ?? [];
+    return regions.map((region) => working.find((one) => one.region === region)).find(Boolean);
   }
 
   /**
@@ -213,7 +239,7 @@ export class DiagnosticsRun {
    */
   async #quality(session, devices) {
     if (this.#run.ended) return;
-    const transport = this.#bestRelay();
+    const { transport, region } = this.#bestRelay() ?? {};
     const skipped = (/** @type {Reason} */ reason, hidden = false) =>
       this.#show("quality", plain("quality", "skipped", reason).map((finding) => ({ ...finding, hidden })));
     if (!transport || !session.limits.peers) return skipped("not_offered");
@@ -222,9 +248,10 @@ export class DiagnosticsRun {
     const media = own ?? this.#platform.syntheticMedia();
     if (!media) return skipped("unsupported");
     try {
+      const { ice_servers: servers } = region ? await this.#api.relaysOf(region, this.#run.signal) : session;
       const { RTCPeerConnection: Connection } = this.#platform;
       const findings = await checkQuality({
-        api: this.#api, session, servers: session.ice_servers[transport], Connection, run: this.#run, stream: media.stream,
+        api: this.#api, session, servers: servers[transport], Connection, run: this.#run, stream: media.stream,
         durationS: QUALITY_S, onSecond: (second) => this.#second(second),
       });
       const isDoubtful = this.#wasHidden && findings.some(({ state }) => state === "failed" || state === "warning");
@@ -262,16 +289,27 @@ export class DiagnosticsRun {
 }
 
 /**
+ * Nearest first; null alone where there are not several.
+ * @param {import("./probe-api.js").ProbeSession} session
+ * @returns {(string | null)[]}
+ */
+function relayRegions({ turn_regions: regions = [], turn_region: nearest }) {
+  if (regions.length < 2) return [null];
+  return [...regions].sort((one, other) => Number(other === nearest) - Number(one === nearest)).slice(0, MAX_RELAY_REGIONS);
+}
+
+/**
  * Of a row without a measurement.
  * @param {string} row
  * @param {import("./reasons.js").State} state
  * @param {Reason} [reason]
+ * @param {string | null} [region]
  * @returns {Finding[]}
  */
-function plain(row, state, reason = "") {
+function plain(row, state, reason = "", region = null) {
   if (row === "quality") return KINDS.map((name) => ({ name, state, reason }));
   const [name = row, transport = null] = row.split("-");
-  return [{ name, transport: /** @type {Finding["transport"]} */ (transport), state, reason }];
+  return [{ name, transport: /** @type {Finding["transport"]} */ (transport), region, state, reason }];
 }
 
 /** @param {import("./parley-probes.d.ts").RegionResult} result @returns {Finding} */
@@ -279,8 +317,12 @@ function findingOfRegion({ region, state, reason, target, connectMs, roundTripMs
   return { name: "ws", region, state, reason, target, durationMs, figures: numbers({ connect_ms: connectMs, round_trip_ms: roundTripMs }) };
 }
 
-/** @param {import("./parley-probes.d.ts").TransportResult} result @returns {Finding} */
-function findingOfRelay({ transport, region, state, reason, target, connectMs, roundTripMs, lossRatio, sent, received, code, durationMs }) {
+/**
+ * @param {import("./parley-probes.d.ts").TransportResult} result
+ * @param {string | null} region where there are several
+ * @returns {Finding}
+ */
+function findingOfRelay({ transport, state, reason, target, connectMs, roundTripMs, lossRatio, sent, received, code, durationMs }, region) {
   const figures = numbers({
     connect_ms: connectMs, round_trip_ms: roundTripMs, loss_ratio: lossRatio, sent: sent || null, received: sent ? received : null, ice_error: code || null,
   });

@@ -173,7 +173,7 @@ function figureRow(finding) {
 /** @param {Finding} finding */
 function titleOf(finding) {
   const { name, region, transport } = finding;
-  if (name === "turn") return ROWS.find(({ id }) => id === rowOf(finding))?.title;
+  if (name === "turn") return `${ROWS.find(({ id }) => id === rowOf(finding))?.title}${region ? `, ${region}` : ""}`;
   if (name === "ws" && region) return `WebSocket, ${region}`;
   return transport ? `${NAMES[name]} over ${transport.toUpperCase()}` : NAMES[name];
 }

@@ -113,6 +113,7 @@ export function lineOf(row, findings) {
   if (first.state === "skipped" && first.reason === "unreachable") return UNTOUCHED;
   if (row === "ws") return ofRegions(findings);
   if (row === "quality") return ofQuality(findings);
+  if (findings.length > 1) return ofRelays(row, findings);
   return lineOfOne(row, first);
 }
 
@@ -161,6 +162,22 @@ function ofRegions(findings) {
   if (bad.length === findings.length) return `None of ${findings.length} regions: ${why}.`;
   const good = findings.length - bad.length;
   return `${good} of ${findings.length} regions ${good === 1 ? "answers" : "answer"}, but not ${bad.map(({ region }) => region).join(", ")} (${why}).`;
+}
+
+/** @param {string} row @param {Finding[]} findings of the relays of several regions over one transport */
+function ofRelays(row, findings) {
+  const good = findings.filter(({ state }) => state === "passed" || state === "warning");
+  const bad = findings.filter(({ state }) => state === "failed" || state === "aborted");
+  const [worst] = bad.length ? bad : findings.filter(({ state }) => state === "warning");
+  const trips = good.flatMap(({ figures }) => figures?.round_trip_ms ?? []);
+  const nearest = trips.length ? `, ${trips.length > 1 ? "the nearest " : ""}in ${inMs(Math.min(...trips))}` : "";
+  if (!good.length && !bad.length) return findings.every(({ state }) => state === "skipped") ? lineOfOne(row, /** @type {Finding} */ (findings[0])) : "";
+  const where = good.length === findings.length ? (good.length === 2 ? "both" : `all ${good.length}`) : `${good.length} of ${findings.length}`;
+  if (!worst) return `Works in ${where} regions${nearest}.`;
+  const why = lowered(lineOfOne(row, worst)).replace(/\.$/, "");
+  if (!good.length) return `Works in none of ${findings.length} regions: ${why}.`;
+  const names = (bad.length ? bad : [worst]).map(({ region }) => region).join(", ");
+  return `Works in ${where} regions${nearest}, but ${bad.length ? "not " : ""}in ${names}${bad.length ? ` (${why})` : ` ${why}`}.`;
 }
 
 /** @param {string} text */

@@ -69,6 +69,7 @@ const MESSAGES = /** @type {Partial<Record<ErrorKey, string>>} */ ({
   SUBSCRIBER_GET_STATS_ERROR: "The browser gives no statistics of the stream.",
   MISSING_SUBSCRIBER_ERROR: "The server sends nothing back.",
   PERMISSION_DENIED_ERROR: "Camera or microphone may not be used.",
+  UNSUPPORTED_RESOLUTION_ERROR: "The camera does not have this resolution.",
 });
 
 const TYPES = /** @type {Partial<Record<string, FailureType>>} */ ({

@@ -18,6 +18,7 @@ import { verdictOf } from "./verdict.js";
  * @property {import("./settle.js").Run} run
  * @property {MediaStreamTrack | null} track
  * @property {Transport[]} transports
+ * @property {string} [region] whose relays, instead of those that a call would get
  * @property {((progress: {transports: TransportResult[]}) => void)} [onProgress]
  */
 
@@ -27,9 +28,9 @@ const LIMIT_OF_LOSS = 0.5;
 
 /** @param {Wish} wish @returns {Promise<NetworkConnectivity>} never rejects */
 export async function testNetwork(wish) {
-  const { api, run } = wish;
+  const { api, run, region } = wish;
   try {
-    const session = await api.session(run.signal);
+    const session = await (region === undefined ? api.session(run.signal) : api.relaysOf(region, run.signal));
     const found = await checkAll(wish, session);
     const where = { region: session.region, node: session.node };
     if (!(await isWithoutServer(wish, found))) return concluded(wish, found, where);

@@ -36,7 +36,10 @@ export interface NetworkTestOptions {
   audioSource?: string;
   /** `null`: audio only. */
   videoSource?: string | null;
-  /** Taken for the original's sake; ICE servers are the deployment's, proxies the browser's. */
+  /** 1920x1080, or the quality test rejects with UNSUPPORTED_RESOLUTION_ERROR. Default: 1280x720 if there is. */
+  fullHd?: boolean;
+  /** Taken for the original's sake: one layer is sent, ICE servers are the deployment's, proxies the browser's. */
+  scalableVideo?: boolean;
   initSessionOptions?: object;
   proxyServerUrl?: string;
   /** Ends both tests at once; `stop()` ends them in the original's way. */
@@ -128,7 +131,7 @@ export interface VideoResults {
   /** By the newer ladder and the sender's estimate of the link; null: too little, or not told. */
   recommendedByAvailable?: string | null;
   availableOutgoingBitrate?: number | null;
-  /** What held the encoder back at the end. */
+  /** What held the encoder back at the end; null: nothing, or not told. */
   qualityLimitationReason?: string | null;
 }
 
@@ -143,7 +146,7 @@ export interface QualityResults {
 
 export class NetworkTest {
   /**
-   * @param OT anything that is an object; not used. May be null with a `baseUrl`.
+   * @param OT OpenTok's, or anything with an `initSession`; not used. May be null with a `baseUrl`.
    * Throws MISSING_OPENTOK_INSTANCE, MISSING_SESSON_CREDENTIALS or INCOMPLETE_SESSON_CREDENTIALS.
    */
   constructor(OT: unknown, sessionInfo: SessionInfo, options?: NetworkTestOptions);
@@ -159,6 +162,9 @@ export class NetworkTest {
     updateCallback?: ((update: QualityUpdate) => void) | null,
     onComplete?: (error: Error | undefined, results?: QualityResults) => void,
   ): Promise<QualityResults>;
+
+  /** Rejects with UNSUPPORTED_RESOLUTION_ERROR if the camera does not have exactly that. */
+  checkCameraSupport(width: number, height: number): Promise<void>;
 
   /** A quality test ends with what is known, not before 5 s; a connectivity test at once. */
   stop(): void;

@@ -5,9 +5,9 @@
  */
 
 import { CONNECTIVITY_LIMIT_MS, testConnectivity } from "./connectivity-run.js";
-import { NetworkTestError } from "./error-names.js";
+import { named, NetworkTestError } from "./error-names.js";
 import { ProbeApi } from "./probe-api.js";
-import { platformOf } from "./publisher.js";
+import { capture, platformOf, stopTracks } from "./publisher.js";
 import { QUALITY_LIMIT_MS, qualityError, testQuality } from "./quality-run.js";
 import { Run, tell } from "./settle.js";
 import { baseUrlOf, checkArguments } from "./test-session.js";
@@ -71,6 +71,23 @@ export class NetworkTest {
       );
     }
     return measured;
+  }
+
+  /**
+   * @param {number} width
+   * @param {number} height
+   * @returns {Promise<void>}
+   */
+  async checkCameraSupport(width, height) {
+    const run = new Run({ signal: this.#options.signal, limitMs: CONNECTIVITY_LIMIT_MS });
+    const sources = { videoSource: this.#options.videoSource, size: { width, height } };
+    try {
+      stopTracks(await capture(this.#scene(run).platform, { audio: false, video: true }, sources, "INIT_PUBLISHER_ERROR", run.signal));
+    } catch (error) {
+      throw named(error, "INIT_PUBLISHER_ERROR");
+    } finally {
+      run.release();
+    }
   }
 
   stop() {

@@ -24,14 +24,14 @@ export type TransportName = "udp" | "tcp" | "tls";
 export type TestName = "network-connectivity" | "websocket-connectivity" | "call-quality" | "p2p-call-quality";
 
 export interface ProbeOptions {
-  /** `https://host` of the deployment; default: where the page comes from. */
+  /** `https://host` of the deployment; default: where this module comes from. */
   baseUrl?: string;
   /** Sent as Bearer when a probe session is begun, for deployments behind a gateway that wants one. */
   token?: string;
   fetch?: typeof fetch;
   WebSocket?: typeof WebSocket;
   RTCPeerConnection?: typeof RTCPeerConnection;
-  /** Where `testCallQuality` gets a camera from, if no track is given. */
+  /** Where `startCamera` gets camera and microphone from, and `testCallQuality` a camera if there is no track. */
   mediaDevices?: Pick<MediaDevices, "getUserMedia">;
 }
 
@@ -60,6 +60,8 @@ export interface NetworkConnectivityOptions {
   signal?: AbortSignal | null;
   /** Default: all three. */
   transports?: TransportName[];
+  /** Whose relays: one of the probe session's `turn_regions`. Default: those that a call would get. */
+  region?: string;
   /** Called with every change; the array is a copy. */
   onProgress?: (progress: { transports: TransportResult[] }) => void;
   /** At most, and by default, 30,000. */
@@ -161,7 +163,7 @@ export interface WebsocketConnectivity {
 }
 
 export interface QualityOptions {
-  /** Live; it goes on living. `testCallQuality` opens a camera of its own without one. */
+  /** Live; it goes on living. */
   videoTrack?: MediaStreamTrack;
   /** Seconds, 1 to 30; default 15. */
   duration?: number;
@@ -184,10 +186,14 @@ export interface QualitySecond {
   limitedBy: string | null;
 }
 
-/** Averages lean towards the newest seconds; null: the browser does not tell. */
+/**
+ * Averages lean towards the newest seconds; null: the browser does not tell. Firefox has no estimate of
+ * what is available: there it is what its encoder was allowed.
+ */
 export interface QualityData {
+  /** Seconds. */
   maxRoundTripTime: number | null;
-  /** Milliseconds. */
+  /** Seconds. */
   avgRoundTripTime: number | null;
   avgAvailableOutgoingBitrate: number | null;
   avgSendBitsPerSecond: number | null;
@@ -215,6 +221,8 @@ export type QualityOf<Data> =
   | (QualityEnd & { result: "good" | "warning" | "bad"; data: Data })
   | (QualityEnd & { result: "aborted"; data: Partial<Data> })
   | (QualityEnd & { result: "failed"; errorMsg: string; error: { type: Reason; msg: string } });
+/** `maxRTT` in seconds, `packetLoss` 0 to 1. */
+export type ConnectionQuality = Omit<PeerToPeerCallQuality, "data"> & { data: { maxRTT: number | null; packetLoss: number | null } };
 export type PeerToPeerCallQuality = QualityOf<PeerToPeerQualityData>;
 export type CallQuality = QualityOf<CallQualityData>;
 
@@ -271,16 +279,70 @@ export interface TestCompleted {
   results: NetworkConnectivity | WebsocketConnectivity | PeerToPeerCallQuality | CallQuality;
 }
 
+export type DeviceNames = { deviceId: string; label: string } | Record<string, never>;
+export interface StartCameraOptions {
+  startVideoOff?: boolean;
+  startAudioOff?: boolean;
+}
+export interface LocalTrack {
+  /** `blocked`: asked for, and not given. */
+  state: "playable" | "off" | "blocked";
+  track?: MediaStreamTrack;
+  persistentTrack?: MediaStreamTrack;
+}
+export interface LocalParticipant {
+  local: true;
+  session_id: string;
+  user_name: string;
+  video: boolean;
+  audio: boolean;
+  tracks: { video: LocalTrack; audio: LocalTrack };
+}
+export interface TrackEvent {
+  action: "track-started" | "track-stopped";
+  participant: LocalParticipant;
+  track: MediaStreamTrack;
+  type: "video" | "audio";
+}
+export interface CameraError {
+  action: "camera-error";
+  error: { type: "permissions" | "not-found" | "cam-mic-in-use" | "constraints" | "undefined-mediadevices" | "unknown"; msg: string };
+  errorMsg: { errorMsg: string; audioOk: boolean; videoOk: boolean };
+}
+export interface ProbeEvents {
+  "test-completed": TestCompleted;
+  "track-started": TrackEvent;
+  "track-stopped": TrackEvent;
+  "started-camera": { action: "started-camera" };
+  "camera-error": CameraError;
+  /** Daily's word for a call that is over; no test has such an end. */
+  error: never;
+}
+
 /**
- * Only one of testNetworkConnectivity, testPeerToPeerCallQuality and testCallQuality runs at a time:
- * another one rejects. testWebsocketConnectivity may run beside them. Two clients do not know each
- * other.
+ * testNetworkConnectivity, testPeerToPeerCallQuality and testCallQuality fill the line: of different
+ * ones, each waits for those before it, and its time begins after that. A test that runs already
+ * rejects. testWebsocketConnectivity runs beside them. Two clients do not know each other.
  */
 export class ProbeClient {
   constructor(options?: ProbeOptions);
-  on(name: "test-completed", listener: (event: TestCompleted) => void): this;
-  once(name: "test-completed", listener: (event: TestCompleted) => void): this;
-  off(name: "test-completed", listener: (event: TestCompleted) => void): this;
+  /** daily-js' factory; the last one that was made and not destroyed is `getCallInstance()`. */
+  static createCallObject(options?: ProbeOptions): ProbeClient;
+  static getCallInstance(): ProbeClient | undefined;
+
+  on<Name extends keyof ProbeEvents>(name: Name, listener: (event: ProbeEvents[Name]) => void): this;
+  once<Name extends keyof ProbeEvents>(name: Name, listener: (event: ProbeEvents[Name]) => void): this;
+  off<Name extends keyof ProbeEvents>(name: Name, listener: (event: ProbeEvents[Name]) => void): this;
+
+  /**
+   * Opens camera and microphone for the tests, and for whoever shows them. Never rejects: what cannot
+   * be opened is `camera-error`, and `{}` here.
+   */
+  startCamera(options?: StartCameraOptions): Promise<{ camera: DeviceNames; mic: DeviceNames; speaker: DeviceNames }>;
+  participants(): { local: LocalParticipant };
+  /** Off closes the camera; its track ends. */
+  setLocalVideo(isOn: boolean): this;
+  setLocalAudio(isOn: boolean): this;
 
   /**
    * Whether packets pass through the relay: 50 in one second, over each transport at the same time,
@@ -300,8 +362,11 @@ export class ProbeClient {
   testPeerToPeerCallQuality(options?: QualityOptions): Promise<PeerToPeerCallQuality>;
   /** Resolves with what the seconds so far say, or `aborted` before the first. */
   stopTestPeerToPeerCallQuality(): void;
+  /** Daily's older name of it, with less to tell. */
+  testConnectionQuality(options?: QualityOptions): Promise<ConnectionQuality>;
+  stopTestConnectionQuality(): void;
 
-  /** Video through the relay to the deployment's own peer. */
+  /** Video through the relay to the deployment's own peer: the given track, that of `startCamera`, or a camera of its own. */
   testCallQuality(options?: QualityOptions): Promise<CallQuality>;
   stopTestCallQuality(): void;
 
@@ -312,7 +377,7 @@ export class ProbeClient {
   getNetworkStats(pc?: RTCPeerConnection): Promise<NetworkStats>;
 
   /** Aborts what runs. */
-  destroy(): void;
+  destroy(): Promise<void>;
 }
 
 /** One verdict of several tests: `verdictOf([...network.checks, ...sockets.checks, ...quality.checks])`. */

@@ -18,6 +18,8 @@ const SOON_MS = 300;
  * @property {Region[]} regions
  * @property {string} region
  * @property {string} node
+ * @property {string[]} [turn_regions] where there are relays
+ * @property {string} [turn_region] of the first relay in `ice_servers`
  * @property {{ttl_s: number, peers: number, peer_s: number, reports: number, report_bytes: number}} limits
  */
 /** @typedef {{id: string, type: "answer", sdp: string, expires_at: number}} PeerAnswer */
@@ -41,6 +43,8 @@ export class ProbeApi {
   #fetch;
   /** @type {ProbeSession | null} */
   #session = null;
+  /** By region. @type {Map<string, ProbeSession>} */
+  #relays = new Map();
   /** @type {Region[]} */
   #regions = [];
   /** Of peers that are not ended yet: their session may be forgotten by then. @type {Map<string, string>} */
@@ -63,18 +67,46 @@ export class ProbeApi {
    */
   async session(signal) {
     if (signal.aborted) throw signal.reason;
-    if (this.#session && this.#session.expires_at - this.serverNowS() > MARGIN_S) return this.#session;
-    const session = await this.call("POST", "/v1/probes/sessions", { token: this.#token, signal });
-    if (!session?.ice_servers || !session.token) throw new ProbeError("http_status", "something else than Parley answers");
+    if (this.#session && this.#lasts(this.#session)) return this.#session;
+    const session = await this.#begun({ signal });
     this.#clocks = { nowS: session.now, steadyMs: performance.now(), wallMs: Date.now() };
     this.#session = session;
     this.#regions = session.regions;
     return session;
   }
 
+  /**
+   * The session with the relays of that region: none where it is not one of `turn_regions`.
+   * @param {string} region
+   * @param {AbortSignal} signal
+   * @returns {Promise<ProbeSession>}
+   */
+  async relaysOf(region, signal) {
+    const session = await this.session(signal);
+    if (!session.turn_regions?.includes(region)) return { ...session, region, turn_regions: [], ice_servers: { udp: [], tcp: [], tls: [] } };
+    const known = this.#relays.get(region);
+    const { ice_servers, expires_at } = known && this.#lasts(known) ? known : await this.#begun({ signal, body: { region } });
+    const found = { ...session, region, ice_servers, expires_at };
+    this.#relays.set(region, found);
+    return found;
+  }
+
+  /** @param {Request} request @returns {Promise<ProbeSession>} */
+  async #begun(request) {
+    const session = await this.call("POST", "/v1/probes/sessions", { token: this.#token, ...request });
+    if (!session?.ice_servers || !session.token) throw new ProbeError("http_status", "something else than Parley answers");
+    return session;
+  }
+
+  /** For another test. @param {ProbeSession} session */
+  #lasts({ expires_at }) {
+    return expires_at - this.serverNowS() > MARGIN_S;
+  }
+
   /** The next test begins a new session: this one's credentials are no good. */
   forgetSession() {
     this.#session = null;
+    this.#relays.clear();
   }
 
   /**

@@ -5,11 +5,13 @@
  */
 
 import { testLoopQuality, testServerQuality } from "./call-quality.js";
+import { LocalMedia } from "./local-media.js";
 import { testNetwork } from "./network-connectivity.js";
 import { StatsHistory } from "./network-stats.js";
 import { ProbeApi } from "./probe-api.js";
 import { Run, settled } from "./settle.js";
 import { TestEvents } from "./test-events.js";
+import { baseUrlOf } from "./test-session.js";
 import { testWebsockets } from "./websocket-check.js";
 
 /** @typedef {import("./parley-probes.d.ts").ProbeOptions} ProbeOptions */
@@ -20,7 +22,7 @@ const MAX_DURATION_S = 30;
 const DURATION_S = 15;
 /** What opening and closing may take beside the seconds that are measured. */
 const OPENING_MS = 25_000;
-/** Tests that fill the line would measure each other. */
+/** Tests that fill the line would measure each other: one waits for the other. */
 const EXCLUSIVE = new Set(["network-connectivity", "call-quality", "p2p-call-quality"]);
 const METHODS = /** @type {Record<TestName, string>} */ ({
   "network-connectivity": "testNetworkConnectivity",
@@ -37,23 +39,60 @@ export class ProbeClient extends TestEvents {
   #running = new Map();
   /** Of the quality test that runs. @type {RTCPeerConnection | null} */
   #watched = null;
+  /** Ends with the last of those that fill the line. @type {Promise<unknown>} */
+  #line = Promise.resolve();
+  #local = new LocalMedia(() => this.#devices(), (name, event) => this.emit(name, { action: name, ...event }));
+  /** @type {ProbeClient | undefined} */
+  static #instance;
 
   /** @param {ProbeOptions} [options] */
   constructor(options = {}) {
     super();
     this.#options = options;
-    this.#api = new ProbeApi(options);
+    this.#api = new ProbeApi({ ...options, baseUrl: options.baseUrl ?? baseUrlOf({}) });
+  }
+
+  /** @param {ProbeOptions} [options] */
+  static createCallObject(options) {
+    return (ProbeClient.#instance = new ProbeClient(options));
+  }
+
+  static getCallInstance() {
+    return ProbeClient.#instance;
+  }
+
+  /** @param {import("./parley-probes.d.ts").StartCameraOptions} [options] */
+  startCamera(options) {
+    return this.#local.start(options);
+  }
+
+  participants() {
+    return { local: this.#local.participant };
+  }
+
+  /** @param {boolean} isOn */
+  setLocalVideo(isOn) {
+    if (isOn) void this.#local.start({ startAudioOff: true });
+    else this.#local.stop("video");
+    return this;
+  }
+
+  /** @param {boolean} isOn */
+  setLocalAudio(isOn) {
+    if (isOn) void this.#local.start({ startVideoOff: true });
+    else this.#local.stop("audio");
+    return this;
   }
 
   /**
    * @param {MediaStreamTrack | null} [videoTrack]
    * @param {import("./parley-probes.d.ts").NetworkConnectivityOptions} [options]
    */
-  async testNetworkConnectivity(videoTrack = null, { signal, transports, onProgress, timeoutMs = LIMIT_MS } = {}) {
+  async testNetworkConnectivity(videoTrack = null, { signal, transports, region, onProgress, timeoutMs = LIMIT_MS } = {}) {
     const track = videoTrack === null ? null : live(videoTrack);
     const limitMs = timeoutMs >= 0 ? Math.min(timeoutMs, LIMIT_MS) : LIMIT_MS;
     return this.#test("network-connectivity", signal, limitMs, (run) =>
-      testNetwork({ ...this.#tools(), run, track, onProgress, transports: transports ?? ["udp", "tcp", "tls"] }));
+      testNetwork({ ...this.#tools(), run, track, onProgress, region, transports: transports ?? ["udp", "tcp", "tls"] }));
   }
 
   abortTestNetworkConnectivity() {
@@ -84,7 +123,18 @@ export class ProbeClient extends TestEvents {
   }
 
   /** @param {import("./parley-probes.d.ts").QualityOptions} [options] */
-  async testCallQuality({ videoTrack, duration, signal, onProgress } = {}) {
+  async testConnectionQuality(options) {
+    const { data, ...rest } = await this.testPeerToPeerCallQuality(options).then((results) => ({ data: {}, ...results }));
+    const { maxRoundTripTime = null, avgRecvPacketLoss = null } = /** @type {Partial<import("./parley-probes.d.ts").PeerToPeerQualityData>} */ (data);
+    return { ...rest, data: { maxRTT: maxRoundTripTime, packetLoss: avgRecvPacketLoss } };
+  }
+
+  stopTestConnectionQuality() {
+    this.stopTestPeerToPeerCallQuality();
+  }
+
+  /** @param {import("./parley-probes.d.ts").QualityOptions} [options] */
+  async testCallQuality({ videoTrack = this.#local.track("video"), duration, signal, onProgress } = {}) {
     if (videoTrack) live(videoTrack);
     const durationS = secondsOf(duration);
     return this.#test("call-quality", signal, OPENING_MS + 1000 * durationS, (run) =>
@@ -102,8 +152,15 @@ export class ProbeClient extends TestEvents {
   }
 
   /** Ends what runs, with what is known by then. */
-  destroy() {
+  async destroy() {
     for (const run of this.#running.values()) run.end("aborted");
+    this.#local.end();
+    if (ProbeClient.#instance === this) ProbeClient.#instance = undefined;
+    await this.#line;
+  }
+
+  #devices() {
+    return this.#options.mediaDevices ?? globalThis.navigator?.mediaDevices;
   }
 
   #tools() {
@@ -119,10 +176,11 @@ export class ProbeClient extends TestEvents {
    * @returns {Promise<Results>}
    */
   async #test(test, signal, limitMs, begin) {
-    const rival = [...this.#running.keys()].find((name) => name === test || (EXCLUSIVE.has(name) && EXCLUSIVE.has(test)));
-    if (rival) throw new Error(`${METHODS[test]} cannot run while ${METHODS[rival]} is running`);
-    const run = new Run({ signal, limitMs });
+    if (this.#running.has(test)) throw new Error(`${METHODS[test]} is running`);
+    const run = new Run({ signal });
     this.#running.set(test, run);
+    const leave = EXCLUSIVE.has(test) ? await this.#turn(run.signal) : () => {};
+    run.begin(limitMs);
     try {
       const results = await begin(run);
       this.#running.delete(test);
@@ -131,7 +189,23 @@ export class ProbeClient extends TestEvents {
     } finally {
       this.#running.delete(test);
       run.release();
+      leave();
     }
+  }
+
+  /**
+   * Waits for its turn on the line, or for its end.
+   * @param {AbortSignal} signal
+   * @returns {Promise<() => void>} to be called after it; never rejects
+   */
+  async #turn(signal) {
+    const before = this.#line;
+    /** @type {() => void} */
+    let leave = () => {};
+    const own = new Promise((resolve) => (leave = () => resolve(null)));
+    this.#line = Promise.all([before, own]);
+    await settled(signal, ({ resolve }) => void before.then(resolve)).catch(() => {});
+    return leave;
   }
 
   /**
@@ -155,7 +229,7 @@ export class ProbeClient extends TestEvents {
   /** @param {AbortSignal} signal @returns {Promise<MediaStream>} */
   #camera(signal) {
     return settled(signal, ({ resolve, reject }) => {
-      const devices = this.#options.mediaDevices ?? globalThis.navigator?.mediaDevices;
+      const devices = this.#devices();
       if (!devices?.getUserMedia) return reject(new DOMException("no camera here", "NotFoundError"));
       let isLate = false;
       signal.addEventListener("abort", () => (isLate = true), { once: true });

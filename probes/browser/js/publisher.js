@@ -9,7 +9,8 @@ import { openBestLink } from "./server-link.js";
 import { pause, probeError, settled } from "./settle.js";
 
 /** @typedef {import("./error-names.js").ErrorKey} ErrorKey */
-/** @typedef {{audioSource?: string, videoSource?: string | null}} Sources */
+/** @typedef {{width: number, height: number}} Size */
+/** @typedef {{audioSource?: string, videoSource?: string | null, size?: Size}} Sources `size`: that one or none */
 /**
  * @typedef {object} Platform
  * @property {MediaDevices | undefined} mediaDevices
@@ -32,6 +33,8 @@ const CLOSE_MS = 2_000;
 const DENIED = new Set(["NotAllowedError", "SecurityError", "PermissionDeniedError"]);
 const ABSENT = new Set(["NotFoundError", "OverconstrainedError", "DevicesNotFoundError", "ConstraintNotSatisfiedError"]);
 const CAMERA = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30 } };
+/** @type {Size} */
+export const FULL_HD = { width: 1920, height: 1080 };
 
 /** @returns {Platform} */
 export function platformOf() {
@@ -66,11 +69,12 @@ export async function deviceKinds({ mediaDevices }) {
  * @param {AbortSignal} signal
  * @returns {Promise<MediaStream>} the caller stops its tracks; rejects with NetworkTestError
  */
-export function capture({ mediaDevices }, { audio, video }, { audioSource, videoSource }, failed, signal) {
+export function capture({ mediaDevices }, { audio, video }, sources, failed, signal) {
+  const { audioSource, videoSource, size } = sources;
   const device = (/** @type {string | null | undefined} */ id) => (id ? { deviceId: { exact: id } } : {});
   const constraints = {
     audio: audio && (audioSource ? device(audioSource) : true),
-    video: video && { ...CAMERA, ...device(videoSource) },
+    video: video && { ...CAMERA, ...(size ? exactly(size) : {}), ...device(videoSource) },
   };
   return settled(signal, ({ resolve, reject, after, release }) => {
     let isOver = false;
@@ -81,10 +85,13 @@ export function capture({ mediaDevices }, { audio, video }, { audioSource, video
       if (isOver) stopTracks(stream);
       else resolve(stream);
     };
-    const refused = (/** @type {unknown} */ error) => reject(deviceError(error, { audioSource, videoSource }, failed));
+    const refused = (/** @type {unknown} */ error) => reject(deviceError(error, sources, failed));
     /** @type {MediaDevices} */ (mediaDevices).getUserMedia(constraints).then(opened, refused);
   });
 }
+
+/** @param {Size} size */
+const exactly = ({ width, height }) => ({ width: { exact: width }, height: { exact: height } });
 
 /** @param {MediaStream} stream */
 export function stopTracks(stream) {
@@ -96,9 +103,10 @@ export function stopTracks(stream) {
  * @param {Sources} sources
  * @param {ErrorKey} failed
  */
-function deviceError(error, { audioSource, videoSource }, failed) {
-  const { name = "" } = /** @type {Error} */ (error ?? {});
+function deviceError(error, { audioSource, videoSource, size }, failed) {
+  const { name = "", constraint = "" } = /** @type {Error & {constraint?: string}} */ (error ?? {});
   if (DENIED.has(name)) return new NetworkTestError("PERMISSION_DENIED_ERROR", "permission_denied");
+  if (size && /^(width|height)$/.test(constraint)) return new NetworkTestError("UNSUPPORTED_RESOLUTION_ERROR", "unsupported");
   if (ABSENT.has(name)) {
     const isCamera = Boolean(videoSource) && !audioSource;
     return new NetworkTestError(isCamera ? "NO_VIDEO_CAPTURE_DEVICES" : "NO_AUDIO_CAPTURE_DEVICES", isCamera ? "no_camera" : "no_microphone");
@@ -131,7 +139,7 @@ export async function publish(platform, api, stream, signal) {
 }
 
 /**
- * The original publishes 1280x720; a smaller picture would score as if nothing were missing.
+ * The original publishes 1280x720, or 1920x1080; a smaller picture would score as if nothing were missing.
  * @param {RTCPeerConnection} pc
  * @param {MediaStream} stream
  */

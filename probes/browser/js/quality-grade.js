@@ -28,7 +28,7 @@ const NEWEST = 0.3;
 const UNLIMITED = new Set(["none", "cpu"]);
 const GRADES = /** @type {const} */ (["good", "warning", "bad"]);
 const LOSS = /** @type {[number, number]} */ ([0.05, 0.1]);
-const ROUND_TRIP_MS = /** @type {[number, number]} */ ([300, 600]);
+const ROUND_TRIP_S = /** @type {[number, number]} */ ([0.3, 0.6]);
 const BPS = /** @type {[number, number]} */ ([1_100_000, 700_000]);
 
 /**
@@ -50,10 +50,10 @@ const all = (seconds, name) => seconds.map((second) => /** @type {number | null}
 
 /** @param {Second[]} seconds */
 function shared(seconds) {
-  const trips = all(seconds, "roundTripMs").filter((trip) => trip !== null);
+  const tripsS = all(seconds, "roundTripMs").flatMap((ms) => (ms === null ? [] : [ms / 1000]));
   return {
-    maxRoundTripTime: trips.length ? Math.max(...trips) : null,
-    avgRoundTripTime: average(trips),
+    maxRoundTripTime: tripsS.length ? Math.max(...tripsS) : null,
+    avgRoundTripTime: average(tripsS),
     avgAvailableOutgoingBitrate: average(all(seconds, "availableBps")),
     avgSendBitsPerSecond: average(all(seconds, "sendBps")),
   };
@@ -77,19 +77,20 @@ export function gradedCall(seconds) {
 
 /**
  * @param {number | null} loss
- * @param {number | null} tripMs
+ * @param {number | null} tripS
  * @param {number | null} bps
  * @param {{avgAvailableOutgoingBitrate: number | null}} data
  * @param {Second[]} seconds
  * @returns {{result: Grade, reason: Reason}} of the worst of the three
  */
-function graded(loss, tripMs, bps, { avgAvailableOutgoingBitrate }, seconds) {
-  const limitedBy = seconds.at(-1)?.limitedBy ?? "";
+function graded(loss, tripS, bps, { avgAvailableOutgoingBitrate }, seconds) {
+  // Not told: then the estimate is what the encoder was let have.
+  const limitedBy = seconds.at(-1)?.limitedBy ?? "none";
   const could = bps && UNLIMITED.has(limitedBy) ? avgAvailableOutgoingBitrate : null;
   const grades = /** @type {[Reason, number][]} */ ([
     ["high_loss", grade(loss, LOSS, 1)],
     ["bandwidth_too_low", grade(bps === null ? null : Math.max(bps, could ?? 0), BPS, -1)],
-    ["high_delay", grade(tripMs, ROUND_TRIP_MS, 1)],
+    ["high_delay", grade(tripS, ROUND_TRIP_S, 1)],
   ]);
   const worst = Math.max(...grades.map(([, number]) => number));
   const reason = (worst && grades.find(([, number]) => number === worst)?.[0]) || "";

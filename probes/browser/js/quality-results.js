@@ -25,6 +25,7 @@ import { isSteady, rate, windowRate } from "./samples.js";
 const HIGH_LOSS = 0.05;
 const HIGH_DELAY_MS = 300;
 const LITTLE_BPS = 600_000;
+const FULL_HD = { height: 1080, resolution: "1920x1080" };
 const NONE = { bytesReceived: 0, packetsReceived: 0, lostReceived: 0, framesReceived: 0, packetsSent: 0, lostSent: null };
 
 /**
@@ -103,6 +104,9 @@ export function videoResults(readings, windowS) {
   const availableBps = last?.availableBps ?? null;
   const advised = byReceived(carriedBps(bitrateBps, availableBps), lossRatio);
   const supported = advised.resolution !== null;
+  const byEstimate = availableBps === null ? null : byAvailable(availableBps).resolution;
+  // The older table ends at what was published when it was made.
+  const isFullHd = supported && (last?.height ?? 0) >= FULL_HD.height && byEstimate === FULL_HD.resolution;
   return {
     supported,
     ...(supported ? {} : { reason: TOO_LOW }),
@@ -112,11 +116,11 @@ export function videoResults(readings, windowS) {
     packetLossRatio: lossRatio,
     mos,
     rating: rating(mos),
-    recommendedResolution: advised.resolution,
+    recommendedResolution: isFullHd ? FULL_HD.resolution : advised.resolution,
     recommendedFrameRate: advised.frameRate,
-    recommendedByAvailable: availableBps === null ? null : byAvailable(availableBps).resolution,
+    recommendedByAvailable: byEstimate,
     availableOutgoingBitrate: availableBps,
-    qualityLimitationReason: last?.limitedBy ?? null,
+    qualityLimitationReason: last?.limitedBy === "none" ? null : (last?.limitedBy ?? null),
   };
 }
 

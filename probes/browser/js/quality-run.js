@@ -6,7 +6,7 @@
 
 import { NetworkTestError } from "./error-names.js";
 import { stateOf } from "./gathering.js";
-import { capture, deviceKinds, isSupported, publish, stopTracks, subscribed } from "./publisher.js";
+import { capture, deviceKinds, FULL_HD, isSupported, publish, stopTracks, subscribed } from "./publisher.js";
 import { audioResults, checksOf, hasSettled, videoResults } from "./quality-results.js";
 import { WORST } from "./mos.js";
 import { readingOf } from "./reading.js";
@@ -30,6 +30,8 @@ const MIN_MS = 5_000;
 const MAX_MS = 30_000;
 const AUDIO_ONLY_MS = 10_000;
 const EVERY_MS = 1_000;
+/** Seconds that what the encoder may use is the mean of. */
+const WINDOW = 5;
 /** Seconds without a packet after which nothing more is expected. */
 const SILENT = 4;
 const NO_CAMERA = "No camera was found.";
@@ -44,7 +46,8 @@ export async function testQuality(scene) {
   if (!kinds.audio) throw new NetworkTestError("NO_AUDIO_CAPTURE_DEVICES", "no_microphone");
   const isAsked = !options.audioOnly && options.videoSource !== null;
   const wanted = { audio: true, video: isAsked && kinds.video };
-  const stream = await capture(platform, wanted, options, "INIT_PUBLISHER_ERROR", run.signal);
+  const sources = options.fullHd ? { ...options, size: FULL_HD } : options;
+  const stream = await capture(platform, wanted, sources, "INIT_PUBLISHER_ERROR", run.signal);
   try {
     const first = await phase(scene, stream, wanted.video ? "audio-video" : "audio-only");
     const { readings } = first;
@@ -146,7 +149,7 @@ async function sampled(scene, pc, name, signal) {
     const dueMs = Math.min(number * EVERY_MS, endMs);
     await pause(Math.max(0, began + dueMs - performance.now()), signal);
     const before = /** @type {Reading} */ (readings.at(-1));
-    const reading = await readingOf(pc);
+    const reading = await readingOf(pc, readings.at(-WINDOW) ?? readings[0]);
     readings.push(reading);
     tell(scene.onUpdate, updateOf(before, reading, name));
     silent = hasCome(before, reading) ? 0 : silent + 1;

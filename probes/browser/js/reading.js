@@ -8,11 +8,15 @@ import { NetworkTestError } from "./error-names.js";
 
 /** @typedef {import("./quality-results.js").Reading} Reading */
 
-/** @param {RTCPeerConnection} pc @returns {Promise<Reading>} */
-export async function readingOf(pc) {
+/**
+ * @param {RTCPeerConnection} pc
+ * @param {Reading | null} [before]
+ * @returns {Promise<Reading>}
+ */
+export async function readingOf(pc, before = null) {
   const report = await pc.getStats().catch(() => null);
   if (!report) throw new NetworkTestError("SUBSCRIBER_GET_STATS_ERROR", "unsupported");
-  return { ...figuresOf(report, performance.now()), ...pictureOf(report, pc) };
+  return { ...figuresOf(report, performance.now(), before), ...pictureOf(report, pc) };
 }
 
 /**

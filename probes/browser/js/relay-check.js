@@ -35,10 +35,22 @@ const CREDENTIALS = new Set(["credential_rejected", "credential_expired"]);
 export async function checkRelay(transport, scene, progress) {
   const servers = scene.session.ice_servers[transport] ?? [];
   const result = waiting(transport, scene.session);
-  if (!servers.length) return { ...result, state: "skipped", reason: "not_offered" };
+  if (!servers.length) return { ...result, ...withoutServers(scene) };
   const began = performance.now();
   const found = await measured({ ...wishOf(scene, servers) }, scene, progress).catch((error) => failure(scene, error));
   return { ...result, ...found, durationMs: performance.now() - began };
+}
+
+/**
+ * Nothing over this transport; or over none, although there are relays: then the server gave none.
+ * @param {Scene} scene
+ * @returns {{state: "skipped" | "failed", reason: import("./reasons.js").Reason}}
+ */
+function withoutServers({ api, session }) {
+  const hasOthers = Object.values(session.ice_servers).some(({ length }) => length);
+  if (hasOthers || !session.turn_regions?.length) return { state: "skipped", reason: "not_offered" };
+  api.forgetSession();
+  return { state: "failed", reason: "no_credentials" };
 }
 
 /**

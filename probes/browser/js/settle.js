@@ -123,15 +123,21 @@ export class Run {
   #releases = [];
   #began = performance.now();
 
-  /** @param {{signal?: AbortSignal | null, limitMs: number}} bounds */
+  /** @param {{signal?: AbortSignal | null, limitMs?: number}} bounds without a limit its time has not begun */
   constructor({ signal, limitMs }) {
-    const timer = setTimeout(() => this.end("timeout"), limitMs);
-    this.#releases.push(() => clearTimeout(timer));
+    if (limitMs !== undefined) this.begin(limitMs);
     if (!signal) return;
     const abort = () => this.end("aborted");
     signal.addEventListener("abort", abort);
     this.#releases.push(() => signal.removeEventListener("abort", abort));
     if (signal.aborted) abort();
+  }
+
+  /** @param {number} limitMs from now on */
+  begin(limitMs) {
+    this.#began = performance.now();
+    const timer = setTimeout(() => this.end("timeout"), limitMs);
+    this.#releases.push(() => clearTimeout(timer));
   }
 
   /** Aborts with a ProbeError as its reason. */

@@ -17,8 +17,7 @@ const MAX_ID_CHARS = 256;
  * @param {SessionInfo | null | undefined} sessionInfo
  */
 export function checkArguments(OT, sessionInfo) {
-  const isObject = (typeof OT === "object" && OT !== null) || typeof OT === "function";
-  if (!isObject && !sessionInfo?.baseUrl) throw new NetworkTestError("MISSING_OPENTOK_INSTANCE");
+  if (!(/** @type {any} */ (OT)?.initSession) && !sessionInfo?.baseUrl) throw new NetworkTestError("MISSING_OPENTOK_INSTANCE");
   if (!sessionInfo || typeof sessionInfo !== "object") throw new NetworkTestError("MISSING_SESSON_CREDENTIALS");
   if (sessionInfo.baseUrl) return;
   const { apiKey, sessionId, token } = sessionInfo;
@@ -81,7 +80,7 @@ function isSessionId(id) {
 }
 
 /**
- * Whether the token may probe, by asking for a server peer that nobody has.
+ * Whether the token may probe, by ending a server peer that nobody has.
  * @param {ProbeApi} api
  * @param {string} token
  * @param {AbortSignal} signal
@@ -89,12 +88,12 @@ function isSessionId(id) {
  */
 async function isAccepted(api, token, signal) {
   try {
-    await api.call("GET", "/v1/probes/peers/none", { token, signal });
+    await api.call("DELETE", "/v1/probes/peers/none", { token, signal });
   } catch (error) {
     const { reason, code } = probeError(error);
     if (signal.aborted) throw signal.reason;
     if (code === 401 || code === 403) return false;
-    if (code !== 404) throw new NetworkTestError("CONNECT_TO_SESSION_NETWORK_ERROR", reason);
+    throw new NetworkTestError("CONNECT_TO_SESSION_NETWORK_ERROR", reason);
   }
   return true;
 }

@@ -60,6 +60,7 @@ export function verdictOf(results) {
     signalingDown(results) ??
     relay(results) ??
     signalingPartly(results) ??
+    relayPartly(results) ??
     quality(results) ??
     relayFault(results) ??
     good(results)
@@ -101,6 +102,15 @@ function server(results) {
 function signalingDown(results) {
   const regions = results.filter((result) => result.name === "ws" && ran(result));
   if (!regions.length || regions.some(works)) return null;
+  const isTold = results.some(({ name }) => name === "api");
+  if (!isTold && regions.every(({ reason }) => NOT_THERE.has(reason ?? ""))) {
+    return verdict(
+      "failed",
+      "No WebSocket connection can be made from here.",
+      "Either this network blocks them, or the server cannot be reached at all; nothing else was tested.",
+      asksFor(regions, "HTTPS"),
+    );
+  }
   const answering = new Set(results.filter(({ name }) => name === "api").map(({ target }) => target ?? null));
   if (regions.every(({ reason, target }) => NOT_THERE.has(reason ?? "") && !answering.has(target ?? null))) {
     return verdict(
@@ -207,6 +217,23 @@ function signalingPartly(results) {
   );
 }
 
+/** @param {CheckResult[]} results a region whose relay works over no transport, while another's does */
+function relayPartly(results) {
+  const turns = results.filter((result) => result.name === "turn" && ran(result));
+  const working = new Set(turns.filter(works).map(({ region }) => region ?? null));
+  const failed = turns.filter(({ region }) => !working.has(region ?? null));
+  if (!failed.length) return null;
+  const names = [...new Set(failed.map(({ region }) => region ?? "?"))].sort().join(", ");
+  const meaning = "Other regions carry calls instead; people far away may notice more delay.";
+  const ours = failed.every(({ reason }) => OURS.has(reason ?? ""));
+  return verdict(
+    "warning",
+    `Calls work from here, but not the relay of every region: ${names}.`,
+    ours ? `${meaning} Tell whoever runs this server.` : meaning,
+    asksFor(failed),
+  );
+}
+
 /** @param {CheckResult[]} results */
 function quality(results) {
   const audio = results.findLast(({ name }) => name === "quality-audio");
@@ -247,8 +274,12 @@ function good(results) {
   if (!results.some(works)) return verdict("failed", "Nothing could be tested.", "Start the test again, or reload the page.");
   const carriers = new Set(results.filter((result) => result.name === "turn" && works(result)).map(({ transport }) => transport));
   const names = TRANSPORTS.filter((name) => carriers.has(name)).map((name) => NAMES[name]);
-  const meaning = names.length ? `The relay answers over ${listed(names)}.` : "Everything that was tested works.";
-  return verdict("passed", "Calls work well from here.", meaning);
+  const relayed = names.length ? `The relay answers over ${listed(names)}` : "";
+  if (results.some((result) => result.name.startsWith("quality-") && works(result))) {
+    return verdict("passed", "Calls work well from here.", relayed ? `${relayed}.` : "Sound and picture pass as they should.");
+  }
+  if (relayed) return verdict("passed", "Calls can connect from here.", `${relayed}; how good a call would be was not measured.`);
+  return verdict("passed", "What was tested works from here.", "Neither the relay nor the quality of calls was tested.");
 }
 
 /** @param {string[]} names */

@@ -106,7 +106,7 @@ def test_every_route_is_documented() -> None:
 
 def test_every_metric_of_probe_is_documented() -> None:
     run = Run(Plan(kind=Kind.ALL, base_url="https://a"), lambda _: None)
-    figures = {"round_trip_ms": 1.0, "loss_ratio": 0.0, "mos": 4.0}
+    figures = {"round_trip_ms": 1.0, "loss_ratio": 0.0, "mos": 4.0, "cert_expires_at": 2e9}
     run.results = {
         ("turn", ""): CheckResult(name="turn", state=State.PASSED, transport="udp", figures=figures)
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
+from typing import Any
 from xml.etree.ElementTree import fromstring
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probes.blackbox import DEFAULT_TIMEOUT_S, exposition, timeout_of
-from probes.checks.outcome import reason_of, target_of
+from probes.checks.api import Api
+from probes.checks.outcome import in_ms, reason_of, spoken_ms, target_of
 from probes.messages import ProbeLimits, ProbeSession
 from probes.pacing import CEILING_BPS, FLOOR_BPS, Pace
 from probes.reasons import Reason, State
@@ -78,6 +81,38 @@ def test_junit_counts_failures_and_skips() -> None:
     assert [case.get("name") for case in suite][1] == "turn udp t:3478"
 
 
+def test_a_round_trip_keeps_its_microseconds() -> None:
+    figures = {"round_trip_ms": in_ms(0.000_043_21)}
+    result = CheckResult(name="ws", state=State.PASSED, region="here", figures=figures)
+    run = Run(Plan(kind=Kind.WS, base_url="https://a"), lambda _: None)
+    run.results = {("ws", "here"): result}
+    page = exposition(run, 1, None).decode()
+    line = 'probe_round_trip_seconds{check="ws",region="here",transport=""} '
+    assert float(page.split(line)[1].split()[0]) == pytest.approx(43e-6)
+    spoken = [spoken_ms(ms) for ms in (0.043, 0.12, 9.94, 31.4, 300.0)]
+    assert spoken == ["under 1 ms", "0.1 ms", "9.9 ms", "31 ms", "300 ms"]
+
+
+async def test_a_run_that_is_stopped_between_two_checks_has_not_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked = asyncio.Event()
+
+    async def first_check_then_nothing(run: Run, _: object) -> None:
+        run.results["api", ""] = RESULTS[0]
+        checked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Run, "_all", first_check_then_nothing)
+    run = Run(Plan(kind=Kind.ALL, base_url="https://a"), lambda _: None)
+    going = asyncio.ensure_future(run.go())
+    await checked.wait()
+    going.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    assert run.verdict.state is State.ABORTED
+
+
 def test_titles() -> None:
     assert [title(result) for result in RESULTS] == [
         "api",
@@ -101,7 +136,7 @@ def test_prometheus_sees_results_reasons_and_figures() -> None:
         'probe_result{check="turn",reason="unreachable",region="",result="failed",transport="udp"}'
     )
     assert f"{line} 1.0" in page
-    assert 'probe_relay_rtt_seconds{transport="tcp"} 0.062' in page
+    assert 'probe_relay_rtt_seconds{region="",transport="tcp"} 0.062' in page
     assert 'probe_loss_ratio{check="turn",region="",transport="tcp"} 0.2' in page
     assert "probe_last_success_timestamp_seconds 7.0" in exposition(run, 1, 7.0).decode()
 
@@ -174,22 +209,50 @@ def test_targets(url: str, target: str) -> None:
     assert target_of(url) == target
 
 
+def session_with(ice_servers: dict[Any, Any], **fields: Any) -> ProbeSession:
+    return ProbeSession(
+        token="",
+        expires_at=0,
+        now=0,
+        ice_servers=ice_servers,
+        regions=[],
+        region="",
+        node="",
+        limits=ProbeLimits(ttl_s=1, peers=0, peer_s=1, reports=0, report_bytes=0),
+        **fields,
+    )
+
+
+@pytest.mark.parametrize(
+    ("turn_regions", "outcome"),
+    [
+        ([], (State.SKIPPED, Reason.NOT_OFFERED)),
+        (["eu"], (State.FAILED, Reason.NO_CREDENTIALS)),
+    ],
+    ids=["no relays", "relays, and no credential"],
+)
+async def test_a_session_without_relays(
+    turn_regions: list[str], outcome: tuple[State, Reason], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def begun(api: Api) -> CheckResult:
+        api.session = session_with({"udp": [], "tcp": []}, turn_regions=turn_regions)
+        return RESULTS[0]
+
+    monkeypatch.setattr(Api, "check", begun)
+    run = Run(Plan(kind=Kind.TURN, base_url="https://a"), lambda _: None)
+    await run.go()
+    relays = [result for result in run.results.values() if result.name == "turn"]
+    assert len(relays) == 3
+    assert {(result.state, result.reason) for result in relays} == {outcome}
+
+
 def test_offers_are_the_relays_of_one_transport() -> None:
     turn = {
         "urls": ["turn:a:3478?transport=udp", "stun:a:3478"],
         "username": "u",
         "credential": "c",
     }
-    session = ProbeSession(
-        token="",
-        expires_at=0,
-        now=0,
-        ice_servers={"udp": [turn, {"urls": "stun:a:3478"}], "tcp": []},
-        regions=[],
-        region="",
-        node="",
-        limits=ProbeLimits(ttl_s=1, peers=0, peer_s=1, reports=0, report_bytes=0),
-    )
+    session = session_with({"udp": [turn, {"urls": "stun:a:3478"}], "tcp": []})
     assert [(str(uri), one.username) for uri, one in offers_of(session, "udp")] == [
         ("turn:a:3478?transport=udp", "u")
     ]

@@ -102,6 +102,17 @@ def test_reports_end_and_give_way_to_newer_ones() -> None:
     reports.close()
 
 
+def test_large_reports_cannot_fill_the_memory() -> None:
+    reports = Reports("", most=1000, life_s=10, most_bytes=100)
+    for place, text in enumerate(("x" * 30, "x" * 30, "x" * 80)):
+        reports.keep(str(place), "t", {"n": text}, now=place)
+    assert len(reports) == 1
+    assert reports.find("2", 3) is not None
+    reports.keep("3", "t", {}, now=3)
+    assert len(reports) == 2, "what fits stays"
+    reports.close()
+
+
 def test_only_the_delete_token_takes_a_report_back() -> None:
     reports = Reports("", most=2, life_s=10)
     reports.keep("a", "secret", {}, now=0)

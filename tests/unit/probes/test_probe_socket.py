@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from probes.peers import with_start_bitrate, without_private
+from probes.descriptions import with_start_bitrate, without_private
 from probes.socket import MAX_FRAMES, ProbeSocket
 
 
