@@ -2,22 +2,24 @@
 #
 #   docker build -t parley .
 #   docker build -t parley --build-arg EXTRAS='[probes]' .       with aiortc (100 MB more)
-#   docker build -t parley --build-arg COMPILE=1 .               hot modules as machine code (docs/performance.md)
+#   docker build -t parley --build-arg COMPILE=0 .               plain Python: no compiler, a minute less, slower (docs/performance.md)
 #
-# Without a network: `pip download -d wheelhouse . hatchling`, then
+# Without a network: `pip download -d wheelhouse . hatchling` (and the NEEDS of hatch_build.py, and an image with gcc; or COMPILE=0), then
 #   docker build -t parley --build-arg PIP_ARGS='--no-index --find-links wheelhouse' .
 ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
 ARG PIP_ARGS=""
 ARG EXTRAS=""
-ARG COMPILE=0
+# Hot modules as machine code. The compiler stays in this stage.
+ARG COMPILE=1
+RUN if [ "$COMPILE" = 1 ] && ! command -v gcc >/dev/null; then \
+      apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; fi
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN python3 -m venv /opt/parley
 # .dockerignore lets in the packages, pyproject.toml, README, LICENSE and a wheelhouse, nothing else.
 COPY . .
-RUN if [ "$COMPILE" = 1 ]; then apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; fi
 RUN PARLEY_COMPILE=${COMPILE} /opt/parley/bin/pip wheel ${PIP_ARGS} --no-deps --wheel-dir /dist . \
  && /opt/parley/bin/pip install ${PIP_ARGS} "$(ls /dist/parley_rtc-*.whl)${EXTRAS}" \
  && /opt/parley/bin/pip uninstall --yes pip setuptools

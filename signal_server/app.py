@@ -28,9 +28,11 @@ from signal_server.backplane.contract import Backplane, Services
 from signal_server.backplane.facts import Fact, Facts
 from signal_server.backplane.journaled import JournaledBackplane
 from signal_server.backplane.memory import Clocks, MemoryBackplane
+from signal_server.backplane.redis_journal import RedisJournal
 from signal_server.config import Settings
 from signal_server.core.inputs import IceGrant, Permit
 from signal_server.core.rules import Rules
+from signal_server.core.state import FORMAT
 from signal_server.core.switchboard import Switchboard
 from signal_server.edge import operations, pages
 from signal_server.edge.asyncapi import asyncapi_document
@@ -48,12 +50,12 @@ from signal_server.wire.codes import ErrorCode
 from signal_server.worker_pages import WorkerPages
 from turn_broker.accounts.access_token import Grants, TokenRefusal
 from turn_broker.accounts.table import Account
+from turn_broker.asker import Asker, IssueRefusal
 from turn_broker.broker import Grant, Wishes
 from turn_broker.config import SettingsError
 from turn_broker.fleet.redis_url import connect
 from turn_broker.fleet.turn_control import TurnControl
 from turn_broker.guesses import Guesses
-from turn_broker.issuer import Asker, IssueRefusal
 from turn_broker.nodes.health import TurnNode
 from turn_broker.openapi import openapi_components, openapi_paths
 from turn_broker.parts import accounts_of, store_of
@@ -126,12 +128,13 @@ class Node:
         self.probes = None
         if settings.probes.enabled:
             self.probes = probes_of(settings, lambda: self.account, self.turn)
-        origins = frozenset(settings.cors.origins)
+        # One region's pages test the others.
+        origins = {*settings.cors.origins, *(region.url for region in settings.regions)}
         self.front = make_front(
             {SIGNAL_PATH: self.dispatcher, **(self.probes.endpoints if self.probes else {})},
             SocketSettings(
                 limits=settings.limits,
-                allowed_origins=None if "*" in origins else origins,
+                allowed_origins=None if "*" in origins else frozenset(origins),
                 trusted_proxies=frozenset(settings.server.trusted_proxies),
             ),
         )
@@ -140,7 +143,7 @@ class Node:
         self.fallback = Fallback(self.dispatcher, settings.limits, siblings=siblings)
         self.on_drain: Callable[[], None] = _ignore
         """What `POST /v1/drain` does; set by whoever runs the node."""
-        self.app = self._web(is_dev)
+        self.app = self._web(is_dev, sorted(origins))
 
     def _backplane(self, rules: Rules) -> Backplane:
         node = self.settings.node
@@ -152,20 +155,23 @@ class Node:
         def new_facts() -> Facts:
             return Facts(self.settings.webhooks.rooms)
 
-        url = self.settings.backplane.url
-        if not url:
+        backplane = self.settings.backplane
+        if not backplane.url:
             clocks = Clocks(clock.monotonic, clock.unix)
             return MemoryBackplane(new_board(), services, clocks, new_facts())
         # Each home waits for its journal on a connection of its own.
-        client = connect(url, max_connections=MAX_REDIS_CONNECTIONS)
+        client = connect(backplane.url, max_connections=MAX_REDIS_CONNECTIONS)
         turn = self.settings.turn
-        secret = turn.identity_secret or turn.secret
-        depth = self.settings.limits.json_depth
-        return JournaledBackplane(node.name, client, secret, new_board, new_facts, depth, services)
+        journal = RedisJournal(client, turn.identity_secret or turn.secret)
+        depth, room = self.settings.limits.json_depth, backplane.standby_bytes
+        return JournaledBackplane(node.name, journal, new_board, new_facts, depth, services, room)
 
     async def start(self) -> None:
         """What runs beside the requests: the TURN fleet, key sets, webhooks."""
         name = self._relay_node.id if self._relay_node else ""
+        if self.settings.backplane.url:
+            # Nodes of another one share nothing with this one in Redis.
+            log.info("backplane", extra={"state_format": FORMAT})
         await self.backplane.start(self.dispatcher)
         await self.turn.start(self._relay, name)
         if self.webhooks is not None:
@@ -225,15 +231,19 @@ class Node:
         claims = self.turn.verified.verify(token, now)
         if isinstance(claims, TokenRefusal):
             return Refusal(ErrorCode(claims.code), claims.message)
+        grants = claims.grants
+        if not (grants.join or grants.call or grants.turn):
+            # Such as a probe session's.
+            return Refusal(ErrorCode.FORBIDDEN, "the access token grants nothing in signaling")
         permit = Permit(
             account=claims.account_sid,
             identity=claims.identity,
             name=claims.name,
-            join=claims.grants.join,
+            join=grants.join,
             room=claims.room,
-            may_turn=claims.grants.turn,
-            may_call=claims.grants.call,
-            relay_only=claims.grants.relay_only,
+            may_turn=grants.turn,
+            may_call=grants.call,
+            relay_only=grants.relay_only,
         )
         return Bearer(permit, max(0.0, claims.expires_at - now))
 
@@ -245,13 +255,13 @@ class Node:
             return None
         asker = Asker(owner, identity, _TURN)
         wishes = Wishes(ttl=ttl, region=region, client_address=remote or None)
-        grant = self.turn.issuer.issue(asker, wishes, "signaling", is_limited=False)
+        grant = self.turn.issuer.issue(asker, wishes, "signaling", remote, is_limited=False)
         if isinstance(grant, IssueRefusal):
             self.turn.issuer.count_refusal(grant)
             return _refusal_of(grant)
         return _ice_grant(grant)
 
-    def _web(self, is_dev: bool) -> Starlette:
+    def _web(self, is_dev: bool, origins: list[str]) -> Starlette:
         self._registry = metrics.page(
             metrics.SignalingCollector(
                 self.dispatcher, self.backplane, self.sockets, lambda: self.fallback.sessions
@@ -275,6 +285,7 @@ class Node:
                 documents,
             ),
             *self.fallback.routes(),
+            *ServerApi(self.dispatcher, self.turn.administrators, self._drain_asked).routes(),
             *self.turn.routes(),
             *(self.probes.routes() if self.probes else []),
             *pages.routes(
@@ -284,15 +295,11 @@ class Node:
                 origins=[region.url for region in self.settings.regions],
             ),
         ]
-        admin_token = self.settings.server.admin_token
-        if admin_token:
-            api = ServerApi(self.dispatcher, admin_token, self.account.sid, self._drain_asked)
-            routes += api.routes()
         if is_dev:
             routes.append(operations.dev_token_route(self.issue_token))
         cors = Middleware(
             CORSMiddleware,
-            allow_origins=self.settings.cors.origins,
+            allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             expose_headers=["Retry-After"],

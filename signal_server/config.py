@@ -57,7 +57,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     port: Port = 8080
     """0 takes a free port."""
     admin_token: str = ""
-    """Bearer token of the server API; without one that API is off."""
+    """The operator's, for the server API and TURN control; an empty one is nobody's."""
     trusted_proxies: list[str] = []
     """Addresses of proxies whose X-Forwarded-For is believed."""
     workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS)] = 1

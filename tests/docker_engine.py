@@ -7,6 +7,7 @@ users, volumes and file capabilities. Only root can start it.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import os
@@ -30,7 +31,11 @@ CLIENT_ADDRESS = "10.97.0.2"
 _SUITE = "bookworm"
 _PYTHON = "3.11"
 """The Python of that suite, for which the wheels are."""
-_PACKAGES = "python3,python3-venv,ca-certificates,redis-server,coturn,caddy,libcap2-bin,wget"
+_PACKAGES = (
+    "python3,python3-venv,ca-certificates,redis-server,coturn,caddy,libcap2-bin,wget,"
+    "gcc,libc6-dev,python3-dev"
+)
+"""The last three because a build in here has no network to install a compiler from."""
 _START_S = 30.0
 
 # What the official Dockerfiles do to Debian's or Alpine's programs (coturn: docker/coturn/debian;
@@ -68,7 +73,7 @@ class Engine:
             env={**os.environ, "DOCKER_HOST": f"unix://{self.socket}", **variables},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=500,
             check=False,
         )
         if check and done.returncode:
@@ -187,7 +192,7 @@ def wheelhouse() -> Path:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     # redis needs async-timeout up to Python 3.11.2, which is Debian's.
     wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    wanted.append("async-timeout")
+    wanted += ["async-timeout", *_compiler_wheels()]
     folder = CACHE / f"wheels-{_digest(*wanted)}"
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -200,6 +205,18 @@ def wheelhouse() -> Path:
             with contextlib.suppress(OSError):
                 target.rename(folder)
     return folder
+
+
+def _compiler_wheels() -> tuple[str, ...]:
+    """What hatch_build.py needs to compile; read, because hatchling is not here to import it."""
+    tree = ast.parse((ROOT / "hatch_build.py").read_text())
+    (needs,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NEEDS"
+    )
+    wheels: tuple[str, ...] = ast.literal_eval(needs)
+    return wheels
 
 
 def _digest(*texts: str) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from msgspec import Struct
@@ -50,18 +50,20 @@ class Wishes(Struct, frozen=True, kw_only=True):
 ANYTHING = Wishes()
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A minted credential with the ICE servers it opens."""
+class Grant(Struct, frozen=True, kw_only=True):
+    """A minted credential with the ICE servers it opens; the credential never shows in a repr."""
 
     id: str
     """The opaque id: what follows the colon of the username."""
     username: str
-    credential: str = field(repr=False)
+    credential: str
     ttl: int
     expires_at: int
     ice_servers: tuple[IceServer, ...]
     """The last one is the relays'."""
+
+    def __repr__(self) -> str:
+        return f"Grant(username={self.username!r}, ttl={self.ttl})"
 
     @property
     def turn_urls(self) -> tuple[str, ...]:

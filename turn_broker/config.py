@@ -143,6 +143,9 @@ class BackplaneSettings(_Secretive, frozen=True, kw_only=True, forbid_unknown_fi
 
     url: str = ""
     """`redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`; empty: this node alone."""
+    standby_bytes: Annotated[int, Meta(ge=0)] = 256 << 20
+    """What a node may keep of accounts whose home is elsewhere, to go on when Redis is lost; 0:
+    nothing, and their clients begin anew then."""
 
 
 class CorsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,7 +10,9 @@ import base64
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from msgspec import Struct
 
 _OPAQUE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _USERNAME = re.compile(r"([0-9]{1,10}):([A-Za-z0-9._-]{1,128})\Z")
@@ -18,12 +20,14 @@ MAX_EXPIRY = 2**32 - 1
 """coturn reads the timestamp as 32 bits and answers 401 above."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnCredential:
+class TurnCredential(Struct, frozen=True):
     """A username with its password; the password never shows in a repr."""
 
     username: str
-    password: str = field(repr=False)
+    password: str
+
+    def __repr__(self) -> str:
+        return f"TurnCredential(username={self.username!r})"
 
 
 @dataclass(frozen=True, slots=True)

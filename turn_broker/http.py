@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from turn_broker.answer import json_answer
+from turn_broker.asker import Asker, IssueRefusal
 from turn_broker.body import read_body
 from turn_broker.broker import MAX_REGION_CHARS, Grant, Wishes
 from turn_broker.dialects import aws_kvs, cloudflare, matrix, turn_rest, twilio
@@ -27,7 +28,7 @@ from turn_broker.dialects.asking import (
     peer_address,
 )
 from turn_broker.fleet.messages import Terms
-from turn_broker.issuer import Asker, Issuer, IssueRefusal
+from turn_broker.issuer import Issuer
 from turn_broker.problem import problem_response
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 Transport = Literal["udp", "tcp", "tls"]
 Kind = Literal["stun", "udp", "tcp", "tls"]
@@ -75,13 +77,15 @@ def parse_turn_uri(text: str) -> TurnUri:
     return TurnUri(scheme, host, port, transport)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class IceServer:
+class IceServer(Struct, frozen=True):
     """W3C RTCIceServer; the credential never shows in a repr."""
 
     urls: tuple[str, ...]
     username: str | None = None
-    credential: str | None = field(default=None, repr=False)
+    credential: str | None = None
+
+    def __repr__(self) -> str:
+        return f"IceServer(urls={self.urls!r}, username={self.username!r})"
 
     def to_w3c(self) -> dict[str, str | list[str]]:
         """The dictionary that `new RTCPeerConnection({iceServers: [...]})` takes."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec.structs import replace
 
-from turn_broker.accounts.access_token import Claims, Grants, TokenRefusal
-from turn_broker.accounts.table import NO_LIMITS, Account, Accounts
+from turn_broker.accounts.access_token import Claims, TokenRefusal
+from turn_broker.accounts.table import NO_LIMITS, Accounts
 from turn_broker.addresses import address_key
+from turn_broker.asker import Asker, IssueRefusal
 from turn_broker.authorization import Basic, Bearer, parse_authorization
 from turn_broker.broker import ENTROPY_BYTES, Broker, Grant, GrantRefusal, Wishes
 from turn_broker.clock import monotonic, unix_now
@@ -27,7 +27,6 @@ from turn_broker.fleet.messages import Cut, Revocation, Terms
 from turn_broker.fleet.usage_watch import UsageWatch
 from turn_broker.guesses import Guesses, GuessLimits
 from turn_broker.issue_limits import IssueLimiter, IssueLimits
-from turn_broker.problem import ProblemCode
 
 QUOTA_RETRY_S = 3600.0
 """What a client is told that has used up its bytes: an operator has to act."""
@@ -37,28 +36,6 @@ class TokenVerifier(Protocol):
     """`AccessTokens`, or what stands before it."""
 
     def verify(self, token: str, now: float) -> Claims | TokenRefusal: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Somebody who has proved who he is."""
-
-    account: Account
-    subject: str | None = None
-    """The identity; None: the account itself, or nobody."""
-    grants: Grants | None = None
-    """Of an access token; None: the account's own credentials."""
-    is_anonymous: bool = False
-    """A probe without an account; what it uses is `account`'s."""
-
-
-@dataclass(frozen=True, slots=True)
-class IssueRefusal:
-    """A coded no; each dialect says it in its own words."""
-
-    code: ProblemCode
-    message: str
-    retry_after_s: float | None = None
 
 
 class Issuer:
@@ -119,7 +96,7 @@ class Issuer:
         account = self.accounts.by_sid(claims.account_sid)
         if account is None:
             return IssueRefusal("unauthenticated", "the token's account is disabled")
-        return Asker(account, claims.identity, claims.grants)
+        return Asker(account, claims.identity, claims.grants, room=claims.room)
 
     def basic(self, username: str, password: str, address: str) -> Asker | IssueRefusal:
         """An account by its auth token, or by an API key and its secret."""

@@ -18,6 +18,7 @@ from turn_broker.accounts.access_token import AccessTokens
 from turn_broker.accounts.jwks import KeySets
 from turn_broker.accounts.table import Accounts
 from turn_broker.accounts.verified_tokens import VerifiedTokens
+from turn_broker.administrators import Administrators
 from turn_broker.broker import Broker
 from turn_broker.clock import unix_now
 from turn_broker.config import SettingsError, TurnSettings, check_secret
@@ -109,13 +110,11 @@ class BrokerService:
             clock=unix_now,
             chance=random.random,
         )
+        self.administrators = Administrators(
+            self.issuer, default_account=default_account, admin_token=admin_token
+        )
         self._control = ControlApi(
-            self.issuer,
-            self.fleet,
-            self.rotation,
-            default_account=default_account,
-            admin_token=admin_token,
-            address_of=address_of,
+            self.issuer, self.fleet, self.rotation, self.administrators, address_of=address_of
         )
         self._watch = FleetWatch(self.fleet, self._nodes, secrets.token_hex(8), unix_now)
         self._address_of = address_of

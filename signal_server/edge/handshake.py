@@ -213,9 +213,16 @@ def _upgrade_refusal(fields: dict[str, str]) -> Refusal | None:
 
 
 def _origin_refusal(fields: dict[str, str], allowed: frozenset[str] | None) -> Refusal | None:
-    """Browsers always send Origin, so a request without one is not a page of another site."""
+    """Browsers always send Origin, so a request without one is not a page of another site.
+
+    A page of the host that was asked is our own: nobody is known by where he comes from, so a name
+    that somebody else has pointed at us opens nothing either.
+    """
     origin = fields.get("origin")
     if allowed is None or origin is None or (origin != "null" and origin in allowed):
+        return None
+    scheme, _, host = origin.partition("://")
+    if scheme in ("http", "https") and host == fields["host"].lower():
         return None
     return Refusal(403, "origin", "This origin is not allowed.", ErrorCode.FORBIDDEN)
 

@@ -15,41 +15,49 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 MAX_NAME_CHARS = 128
+_ASKED = (401, 403, 404, 429, 503)
+"""What the server API answers whom it refuses, or when nobody answers it."""
+_ADMIN: list[dict[str, list[str]]] = [{"accessToken": []}, {"basic": []}]
 _OPERATIONS = (
-    ("/v1/rooms", "get", "Rooms with at least one peer (admin token)", (200, 401)),
-    ("/v1/rooms/{room}", "get", "Who is in the room (admin token)", (200, 401, 404)),
-    ("/v1/rooms/{room}", "delete", "Close the room (admin token)", (204, 401, 404)),
-    ("/v1/rooms/{room}/messages", "post", "Speak to the room (admin token)", (202, 400, 401, 404)),
+    ("/v1/rooms", "get", "Rooms with at least one peer", (200, *_ASKED), ("account", "after")),
+    ("/v1/rooms/{room}", "get", "Who is in the room", (200, *_ASKED), ("account",)),
+    ("/v1/rooms/{room}", "delete", "Close the room", (204, *_ASKED), ("account",)),
+    ("/v1/rooms/{room}/messages", "post", "Speak to it", (202, 400, *_ASKED), ("account",)),
     (
         "/v1/rooms/{room}/peers/{peer}",
         "delete",
-        "Kick, and with `ban_s` ban, a peer (admin token)",
-        (204, 400, 401, 404),
+        "Kick, and for `ban_s` seconds ban, a peer",
+        (204, 400, *_ASKED),
+        ("account", "ban_s"),
     ),
-    ("/v1/calls/{call}", "get", "Timeline of a call (admin token)", (200, 401, 404)),
-    ("/v1/drain", "post", "Send everybody elsewhere, then end (admin token)", (202, 401)),
-    ("/v1/sessions", "post", "Begin or resume a session over HTTP", (201, 400, 401)),
-    ("/v1/sessions/{session}", "delete", "End the session (resume secret)", (204, 401, 404)),
+    ("/v1/calls/{call}", "get", "Timeline of a call", (200, *_ASKED), ("account",)),
+    ("/v1/drain", "post", "Send everybody elsewhere, then end", (202, 401, 403, 429), ()),
+    ("/v1/sessions", "post", "Begin or resume a session over HTTP", (201, 400, 401, 403), None),
+    ("/v1/sessions/{session}", "delete", "End the session (resume secret)", (204, 401, 404), None),
     (
         "/v1/sessions/{session}/messages",
         "post",
         "Client messages in, their answers out (resume secret)",
         (200, 400, 401, 404),
+        None,
     ),
     (
         "/v1/sessions/{session}/messages",
         "get",
         "Numbered messages after `after`, waiting up to `wait` seconds (resume secret)",
         (200, 400, 401, 404),
+        None,
     ),
     (
         "/v1/sessions/{session}/events",
         "get",
         "Numbered messages as Server-Sent Events (resume secret)",
         (200, 400, 401, 404),
+        None,
     ),
 )
-"""Path, method, what it does, which statuses: without the routes of the broker."""
+"""Path, method, what it does, which statuses, and the query of the server API, None outside it:
+without the routes of the broker."""
 _JSON = "application/json"
 
 
@@ -124,20 +132,27 @@ def openapi_document(version: str, paths: Mapping[str, Any]) -> dict[str, Any]:
         },
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": ok}},
     }
-    for path, method, summary, codes in _OPERATIONS:
-        operation = own.setdefault(path, {})
+    for path, method, summary, codes, query in _OPERATIONS:
         names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-        operation[method] = {
+        operation = {
             "summary": summary,
             "parameters": [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                for name in names
+                *(_parameter(name, "path") for name in names),
+                *(_parameter(name, "query") for name in query or ()),
             ],
             "responses": {str(code): {"description": HTTPStatus(code).phrase} for code in codes},
         }
+        own.setdefault(path, {})[method] = operation
+        if query is not None:
+            operation |= {"tags": ["server api"], "security": _ADMIN}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Parley", "version": version, "license": {"name": "Apache-2.0"}},
         "paths": {**own, **paths.get("paths", {})},
         "components": paths.get("components", {}),
     }
+
+
+def _parameter(name: str, place: str) -> dict[str, Any]:
+    schema = {"type": "number" if name == "ban_s" else "string"}
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}

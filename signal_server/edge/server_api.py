@@ -1,14 +1,14 @@
 """HTTP for backends: rooms, who is in them, removing, speaking to them, calls, draining.
 
-Bearer = the admin token. It asks the account's switchboard through the dispatcher; it does not know
-how tokens are made.
+Each request is about one account: the caller's own, or the one that the operator names. That
+account's switchboard answers, through the dispatcher. It does not know how callers prove who they
+are.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -19,14 +19,32 @@ from starlette.routing import Route
 
 from signal_server.core import inputs
 from signal_server.edge.dispatcher import Dispatcher
+from turn_broker.administrators import Administrator, Administrators
+from turn_broker.asker import IssueRefusal
+from turn_broker.dialects.asking import peer_address
+from turn_broker.globs import matches
 from turn_broker.problem import problem_response
 
 MAX_LISTED = 1000
 """Rooms in one answer; `next` continues after them."""
 MAX_BAN_S = 7 * 86_400
+_ROOM = "/v1/rooms/{room:path}"
 _NO_ROOM = "no such room"
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request whose sender may make it."""
+
+    request: Request
+    account: str
+
+    @property
+    def room(self) -> str:
+        return str(self.request.path_params["room"])
+
+
+Endpoint = Callable[[_Asked], Awaitable[Response]]
 
 
 class Announcement(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,84 +58,112 @@ class _Ban(msgspec.Struct):
 
 
 class ServerApi:
-    """The routes of one account."""
+    """The routes."""
 
     def __init__(
-        self, dispatcher: Dispatcher, admin_token: str, account: str, drain: Callable[[], None]
+        self, dispatcher: Dispatcher, administrators: Administrators, drain: Callable[[], None]
     ) -> None:
         self._dispatcher = dispatcher
-        self._admin_token = admin_token.encode()
-        self._account = account
+        self._administrators = administrators
         self._drain = drain
 
     def routes(self) -> list[Route]:
         guarded = self._guarded
         return [
             Route("/v1/rooms", guarded(self._rooms)),
-            Route("/v1/rooms/{room}", guarded(self._room), methods=["GET"]),
-            Route("/v1/rooms/{room}", guarded(self._close), methods=["DELETE"]),
-            Route("/v1/rooms/{room}/messages", guarded(self._say), methods=["POST"]),
-            Route("/v1/rooms/{room}/peers/{peer}", guarded(self._kick), methods=["DELETE"]),
+            # A room's name may have slashes: the longer paths come first.
+            Route(f"{_ROOM}/peers/{{peer}}", guarded(self._kick), methods=["DELETE"]),
+            Route(f"{_ROOM}/messages", guarded(self._say), methods=["POST"]),
+            Route(_ROOM, guarded(self._room), methods=["GET"]),
+            Route(_ROOM, guarded(self._close), methods=["DELETE"]),
             Route("/v1/calls/{call}", guarded(self._call)),
-            Route("/v1/drain", guarded(self._go_away), methods=["POST"]),
+            Route("/v1/drain", self._go_away, methods=["POST"]),
         ]
 
-    def _guarded(self, endpoint: Endpoint) -> Endpoint:
-        @wraps(endpoint)
+    # Who asks -------------------------------------------------------------------------------
+
+    def _guarded(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         async def checked(request: Request) -> Response:
-            scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            given = token.encode("utf-8", "surrogatepass")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._admin_token):
-                return problem_response("unauthenticated", "send the admin token as Bearer")
+            account = self._account(request)
+            if isinstance(account, IssueRefusal):
+                return _refused(account)
             try:
-                return await endpoint(request)
+                return await endpoint(_Asked(request, account))
             except TimeoutError:
                 return problem_response("unavailable", "nobody answers for that account now")
 
         return checked
 
-    async def _shown(self, question: inputs.Question, missing: str) -> Response:
-        answer = await self._dispatcher.ask(self._account, question)
+    def _account(self, request: Request) -> str | IssueRefusal:
+        """Whose rooms and calls the request is about."""
+        who = self._identify(request)
+        if isinstance(who, IssueRefusal):
+            return who
+        # Rooms and calls that the path does not name may be anybody's in the account.
+        room = request.path_params.get("room")
+        if who.rooms is not None and (room is None or not matches(who.rooms, room)):
+            return IssueRefusal("forbidden", "the access token is for other rooms")
+        return who.account
+
+    def _identify(self, request: Request) -> Administrator | IssueRefusal:
+        header, named = request.headers.get("authorization"), request.query_params.get("account")
+        return self._administrators.identify(header, peer_address(request), named)
+
+    # What they ask --------------------------------------------------------------------------
+
+    async def _shown(self, asked: _Asked, question: inputs.Question, missing: str) -> Response:
+        answer = await self._dispatcher.ask(asked.account, question)
         if answer is None:
             return problem_response("not_found", missing)
         return Response(answer, media_type="application/json")
 
-    async def _done(self, question: inputs.Question, missing: str, status: int) -> Response:
-        answer = await self._dispatcher.ask(self._account, question)
+    async def _done(
+        self, asked: _Asked, question: inputs.Question, missing: str, status: int
+    ) -> Response:
+        answer = await self._dispatcher.ask(asked.account, question)
         if answer is None:
             return problem_response("not_found", missing)
         return Response(status_code=status)
 
-    async def _rooms(self, request: Request) -> Response:
-        after = request.query_params.get("after", "")
-        return await self._shown(inputs.ListRooms(after=after, limit=MAX_LISTED), _NO_ROOM)
+    async def _rooms(self, asked: _Asked) -> Response:
+        after = asked.request.query_params.get("after", "")
+        return await self._shown(asked, inputs.ListRooms(after=after, limit=MAX_LISTED), _NO_ROOM)
 
-    async def _room(self, request: Request) -> Response:
-        return await self._shown(inputs.ShowRoom(room=request.path_params["room"]), _NO_ROOM)
+    async def _room(self, asked: _Asked) -> Response:
+        return await self._shown(asked, inputs.ShowRoom(room=asked.room), _NO_ROOM)
 
-    async def _close(self, request: Request) -> Response:
-        return await self._done(inputs.CloseRoom(room=request.path_params["room"]), _NO_ROOM, 204)
+    async def _close(self, asked: _Asked) -> Response:
+        return await self._done(asked, inputs.CloseRoom(room=asked.room), _NO_ROOM, 204)
 
-    async def _kick(self, request: Request) -> Response:
+    async def _kick(self, asked: _Asked) -> Response:
         try:
-            ban = msgspec.convert(dict(request.query_params), _Ban, strict=False)
+            ban = msgspec.convert(dict(asked.request.query_params), _Ban, strict=False)
         except msgspec.ValidationError as flaw:
             return problem_response("bad_request", str(flaw))
-        room, peer = request.path_params["room"], request.path_params["peer"]
-        kick = inputs.Kick(room=room, peer=peer, ban_s=ban.ban_s)
-        return await self._done(kick, "no such peer in such a room", 204)
+        peer = asked.request.path_params["peer"]
+        kick = inputs.Kick(room=asked.room, peer=peer, ban_s=ban.ban_s)
+        return await self._done(asked, kick, "no such peer in such a room", 204)
 
-    async def _say(self, request: Request) -> Response:
+    async def _say(self, asked: _Asked) -> Response:
         try:
-            said = msgspec.json.decode(await request.body(), type=Announcement)
+            said = msgspec.json.decode(await asked.request.body(), type=Announcement)
         except (msgspec.DecodeError, RecursionError) as flaw:
             return problem_response("bad_request", str(flaw))
-        tell = inputs.Tell(room=request.path_params["room"], data=said.data)
-        return await self._done(tell, _NO_ROOM, 202)
+        return await self._done(asked, inputs.Tell(room=asked.room, data=said.data), _NO_ROOM, 202)
 
-    async def _call(self, request: Request) -> Response:
-        return await self._shown(inputs.ShowCall(call=request.path_params["call"]), "no such call")
+    async def _call(self, asked: _Asked) -> Response:
+        call = inputs.ShowCall(call=asked.request.path_params["call"])
+        return await self._shown(asked, call, "no such call")
 
     async def _go_away(self, request: Request) -> Response:
+        who = self._identify(request)
+        if isinstance(who, IssueRefusal):
+            return _refused(who)
+        if not who.is_operator:
+            return problem_response("forbidden", "the node is the operator's")
         self._drain()
         return Response(status_code=202)
+
+
+def _refused(refusal: IssueRefusal) -> Response:
+    return problem_response(refusal.code, refusal.message, refusal.retry_after_s)

@@ -317,6 +317,14 @@ def test_the_image_does_not_run_as_root() -> None:
     assert last["STOPSIGNAL"] == "SIGTERM"
 
 
+def test_the_image_is_compiled_and_leaves_the_compiler_out() -> None:
+    build, final = (ROOT / "Dockerfile").read_text().split("\nFROM ")[1:]
+    assert "ARG COMPILE=1" in build
+    assert "gcc" in build
+    assert "apt-get" not in final
+    assert re.findall(r"COPY .*", final) == ["COPY --from=build /opt/parley /opt/parley"]
+
+
 def test_the_image_leaves_aiortc_out() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert not [name for name in project["dependencies"] if name.startswith(("aiortc", "av"))]

@@ -102,6 +102,18 @@ async def test_rooms_are_listed_spoken_to_and_closed(parley: Parley) -> None:
         assert await call(parley, "GET", "/v1/rooms/r") == (404, "not_found")
 
 
+async def test_a_rooms_name_may_have_slashes(parley: Parley) -> None:
+    async with peer(parley, "ann", "team/a~b/%") as ann, peer(parley, "bob", "team/a~b/%"):
+        path = "/v1/rooms/team%2Fa~b%2F%25"
+        _, room = await call(parley, "GET", path)
+        assert (room["room"], len(room["members"])) == ("team/a~b/%", 2)
+        assert await call(parley, "POST", f"{path}/messages", {"data": 1}) == (202, None)
+        kicked = f"{path}/peers/{ann.welcome['peer']}"
+        assert await call(parley, "DELETE", kicked) == (204, None)
+        assert await ann.closed() == 4503
+        assert await call(parley, "DELETE", path) == (204, None)
+
+
 async def test_a_ban_beats_a_valid_token(parley: Parley) -> None:
     async with peer(parley, "ann") as ann, peer(parley, "bob") as bob:
         path = f"/v1/rooms/r/peers/{bob.welcome['peer']}"
@@ -133,8 +145,9 @@ async def test_the_timeline_of_a_call(parley: Parley) -> None:
 
 async def test_who_may_not(parley: Parley) -> None:
     for method, path in (("GET", "/v1/rooms"), ("DELETE", "/v1/rooms/r"), ("POST", "/v1/drain")):
-        wrong = await call(parley, method, path, token=parley.access_token)
-        assert wrong == (401, "unauthenticated")
+        assert await call(parley, method, path, token="wrong") == (401, "unauthenticated")
+        without = await call(parley, method, path, token=parley.access_token)
+        assert without == (403, "forbidden")
     assert await call(parley, "POST", "/v1/rooms/r/messages", {"data": 1}) == (404, "not_found")
     async with peer(parley, "ann"):
         bad = await call(parley, "POST", "/v1/rooms/r/messages", {"text": 1})

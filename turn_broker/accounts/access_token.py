@@ -35,8 +35,7 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
     relay_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True):
     """A verified token."""
 
     account_sid: str

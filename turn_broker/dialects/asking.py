@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from turn_broker.asker import Asker, IssueRefusal
 from turn_broker.body import MAX_BODY_BYTES
-from turn_broker.issuer import Asker, IssueRefusal
 
 MAX_FIELDS = 16
 MAX_SUBJECT_CHARS = 256

@@ -17,10 +17,11 @@ from starlette.routing import Route
 
 from turn_broker import sigv4
 from turn_broker.answer import json_answer, no_store
+from turn_broker.asker import Asker, IssueRefusal
 from turn_broker.body import read_body
 from turn_broker.broker import Wishes
 from turn_broker.dialects.asking import MAX_SUBJECT_CHARS, TOO_LARGE, AddressOf, on_behalf_of
-from turn_broker.issuer import Asker, Issuer, IssueRefusal
+from turn_broker.issuer import Issuer
 from turn_broker.problem import STATUS_OF, ProblemCode
 
 PATH = "/v1/get-ice-server-config"

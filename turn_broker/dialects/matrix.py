@@ -14,10 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from turn_broker.answer import json_answer, no_store
+from turn_broker.asker import Asker, IssueRefusal
 from turn_broker.authorization import Bearer, parse_authorization
 from turn_broker.broker import Wishes
 from turn_broker.dialects.asking import AddressOf
-from turn_broker.issuer import Asker, Issuer, IssueRefusal
+from turn_broker.issuer import Issuer
 from turn_broker.problem import STATUS_OF, ProblemCode
 
 PATH = "/_matrix/client/v3/voip/turnServer"

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from turn_broker.answer import json_answer
+from turn_broker.asker import Asker, IssueRefusal
 from turn_broker.body import read_body
 from turn_broker.broker import Wishes
 from turn_broker.dialects.asking import (
@@ -23,7 +24,7 @@ from turn_broker.dialects.asking import (
     is_form,
     on_behalf_of,
 )
-from turn_broker.issuer import Asker, Issuer, IssueRefusal
+from turn_broker.issuer import Issuer
 from turn_broker.problem import problem_response
 
 PATH = "/turn"

@@ -17,11 +17,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from turn_broker.answer import json_answer, no_store
+from turn_broker.asker import Asker, IssueRefusal
 from turn_broker.authorization import Basic, parse_authorization
 from turn_broker.body import read_body
 from turn_broker.broker import Grant, Wishes
 from turn_broker.dialects.asking import FORM, TOO_LARGE, AddressOf, form_fields, is_form
-from turn_broker.issuer import Asker, Issuer, IssueRefusal
+from turn_broker.issuer import Issuer
 from turn_broker.policy import TWILIO_MAX_TTL_S
 from turn_broker.problem import STATUS_OF, ProblemCode
 

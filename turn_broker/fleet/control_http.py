@@ -1,15 +1,12 @@
 """HTTP that takes back, looks up and steers: tokens, identities, TURN nodes, TURN secrets.
 
-Tokens and identities are those of the account that asks, by its credentials or by an access token
-with the `admin` grant. Nodes and secrets are the operator's: the admin token, or the default
-account's credentials; the admin token reaches every account. It does not know how anything is done.
+Tokens and identities are those of the account that asks; nodes and secrets are the operator's. It
+does not know how anything is done, nor who is who.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import wraps
 from typing import TypeVar
 
@@ -19,8 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from turn_broker.accounts.access_token import MAX_NAME_CHARS
+from turn_broker.administrators import Administrator, Administrators
 from turn_broker.answer import json_answer
-from turn_broker.authorization import Bearer, parse_authorization
+from turn_broker.asker import IssueRefusal
 from turn_broker.body import MAX_BODY_BYTES, read_body
 from turn_broker.credentials import parse_username
 from turn_broker.dialects.asking import AddressOf, peer_address
@@ -38,23 +36,13 @@ from turn_broker.fleet.control_answers import (
 )
 from turn_broker.fleet.messages import DEFAULT_RING, SKEW_S, Revocation, TokenRecord
 from turn_broker.fleet.rotation import Rotation, RotationRefusal
-from turn_broker.issuer import Issuer, IssueRefusal
+from turn_broker.issuer import Issuer
 from turn_broker.problem import ProblemCode, problem_response
 
 RETRY_S = 5.0
 """What a client is told when the fleet cannot be reached."""
 
 Body = TypeVar("Body", RevokeIdentity, Rotate)
-
-
-@dataclass(frozen=True, slots=True)
-class _Caller:
-    account: str
-    """Whose tokens and identities are meant."""
-    is_operator: bool
-    """Nodes and secrets."""
-    reaches_all: bool
-    """Every account's tokens."""
 
 
 class _Refused(Exception):  # noqa: N818 - carries a value out of an endpoint
@@ -67,7 +55,7 @@ def _refused(code: ProblemCode, message: str) -> _Refused:
     return _Refused(IssueRefusal(code, message))
 
 
-Endpoint = Callable[[Request, _Caller], Awaitable[Response]]
+Endpoint = Callable[[Request, Administrator], Awaitable[Response]]
 
 
 class ControlApi:
@@ -76,18 +64,15 @@ class ControlApi:
         issuer: Issuer,
         fleet: Fleet,
         rotation: Rotation,
+        administrators: Administrators,
         *,
-        default_account: str,
-        admin_token: str = "",
         address_of: AddressOf = peer_address,
     ) -> None:
-        """`default_account` is a SID; an empty `admin_token` is nobody's."""
         self._issuer = issuer
         self._broker = issuer.broker
         self._fleet = fleet
         self._rotation = rotation
-        self._default_account = default_account
-        self._admin_token = admin_token.encode()
+        self._administrators = administrators
         self._address_of = address_of
 
     def routes(self) -> list[Route]:
@@ -124,47 +109,36 @@ class ControlApi:
 
     def _operated(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
         @wraps(endpoint)
-        async def checked(request: Request, caller: _Caller) -> Response:
+        async def checked(request: Request, caller: Administrator) -> Response:
             if not caller.is_operator:
                 raise _refused("forbidden", "TURN nodes and secrets are the operator's")
             return await endpoint(request, caller)
 
         return self._guarded(checked)
 
-    def _caller(self, request: Request) -> _Caller:
-        header, address = request.headers.get("authorization"), self._address_of(request)
-        given = parse_authorization(header)
-        if isinstance(given, Bearer) and self._admin_token:
-            shut_out = self._issuer.shut_out(address)
-            if shut_out is not None:
-                raise _Refused(shut_out)
-            token = given.token.encode("utf-8", "surrogatepass")
-            if hmac.compare_digest(token, self._admin_token):
-                return _Caller(self._default_account, is_operator=True, reaches_all=True)
-        asker = self._issuer.authenticate(header, address)
-        if isinstance(asker, IssueRefusal):
-            raise _Refused(asker)
-        is_own = asker.grants is None and not asker.is_anonymous
-        if not is_own and not (asker.grants is not None and asker.grants.admin):
-            raise _refused("forbidden", "the access token has no admin grant")
-        sid = asker.account.sid
-        is_operator = is_own and sid == self._default_account
-        return _Caller(sid, is_operator=is_operator, reaches_all=False)
+    def _caller(self, request: Request) -> Administrator:
+        header, named = request.headers.get("authorization"), request.query_params.get("account")
+        found = self._administrators.identify(header, self._address_of(request), named)
+        if isinstance(found, IssueRefusal):
+            raise _Refused(found)
+        if found.rooms is not None:
+            raise _refused("forbidden", "the access token is for some rooms only")
+        return found
 
     # Tokens
 
-    async def _token(self, request: Request, caller: _Caller) -> Response:
+    async def _token(self, request: Request, caller: Administrator) -> Response:
         record = await self._record(request, caller)
         usage = await self._fleet.usage("token", record.id)
         is_revoked = self._fleet.is_revoked(record.id)
         return json_answer(token_answer(record, usage, is_revoked=is_revoked))
 
-    async def _revoke_token(self, request: Request, caller: _Caller) -> Response:
+    async def _revoke_token(self, request: Request, caller: Administrator) -> Response:
         record = await self._record(request, caller)
         cut = await self._fleet.revoke(Revocation.of_token(record))
         return json_answer(token_revoked(record.id, cut))
 
-    async def _record(self, request: Request, caller: _Caller) -> TokenRecord:
+    async def _record(self, request: Request, caller: Administrator) -> TokenRecord:
         """The token in the path; another account's is as unknown as one that never was."""
         name = str(request.path_params["id"])
         record = await self._fleet.token(name) if parse_username(f"1:{name}") else None
@@ -174,7 +148,7 @@ class ControlApi:
 
     # Identities
 
-    async def _revoke_identity(self, request: Request, caller: _Caller) -> Response:
+    async def _revoke_identity(self, request: Request, caller: Administrator) -> Response:
         identity, digest = self._identity(request, caller)
         body = await _decoded(request, RevokeIdentity)
         longest_s = self._broker.policy.max_ttl_s + SKEW_S
@@ -182,34 +156,28 @@ class ControlApi:
         cut = await self._fleet.revoke(Revocation(scope="identity", name=digest, until=until))
         return json_answer(IdentityRevoked(identity, until, cut.relays, cut.nodes, cut.silent))
 
-    async def _usage(self, request: Request, caller: _Caller) -> Response:
+    async def _usage(self, request: Request, caller: Administrator) -> Response:
         _, digest = self._identity(request, caller)
         return json_answer(usage_answer(await self._fleet.usage("identity", digest)))
 
-    def _identity(self, request: Request, caller: _Caller) -> tuple[str, str]:
+    def _identity(self, request: Request, caller: Administrator) -> tuple[str, str]:
         """The name in the path, and the digest that stands for it."""
         identity = str(request.path_params["id"])
-        account = request.query_params.get("account", caller.account)
-        if account != caller.account:
-            if not caller.reaches_all:
-                raise _refused("forbidden", "identities of another account")
-            if self._issuer.accounts.by_sid(account) is None:
-                raise _refused("not_found", "no such account")
         if not 1 <= len(identity) <= MAX_NAME_CHARS:
             raise _refused("bad_request", f"an identity has 1 to {MAX_NAME_CHARS} characters")
-        return identity, self._broker.identity_digest(account, identity)
+        return identity, self._broker.identity_digest(caller.account, identity)
 
     # Nodes
 
-    async def _nodes(self, request: Request, caller: _Caller) -> Response:
+    async def _nodes(self, request: Request, caller: Administrator) -> Response:
         reports = {report.node: report for report in await self._fleet.reports()}
         draining = await self._fleet.draining()
         return json_answer(nodes_answer(self._broker.nodes.statuses(), reports, draining))
 
-    async def _drain(self, request: Request, caller: _Caller) -> Response:
+    async def _drain(self, request: Request, caller: Administrator) -> Response:
         return await self._set_draining(request, True)
 
-    async def _undrain(self, request: Request, caller: _Caller) -> Response:
+    async def _undrain(self, request: Request, caller: Administrator) -> Response:
         return await self._set_draining(request, False)
 
     async def _set_draining(self, request: Request, on: bool) -> Response:
@@ -225,10 +193,10 @@ class ControlApi:
 
     # Secrets
 
-    async def _secrets(self, request: Request, caller: _Caller) -> Response:
+    async def _secrets(self, request: Request, caller: Administrator) -> Response:
         return json_answer(SecretsAnswer(await self._rotation.status()))
 
-    async def _rotate(self, request: Request, caller: _Caller) -> Response:
+    async def _rotate(self, request: Request, caller: Administrator) -> Response:
         body = await _decoded(request, Rotate)
         if body.account is not None and self._issuer.accounts.by_sid(body.account) is None:
             raise _refused("not_found", "no such account")

@@ -39,7 +39,14 @@ from turn_broker.fleet.messages import (
     UseSecrets,
 )
 from turn_broker.fleet.redis_records import TokenRecords
-from turn_broker.fleet.redis_stream import Entry, Persistence, all_decoded, call, follow
+from turn_broker.fleet.redis_stream import (
+    MAX_READ,
+    Entry,
+    Persistence,
+    all_decoded,
+    call,
+    follow,
+)
 from turn_broker.fleet.redis_url import RedisClient
 from turn_broker.fleet.tables import Answers, Revocations
 from turn_broker.sealing import NONCE_BYTES, Seal
@@ -155,7 +162,7 @@ class RedisFleet:
         streams = (self._key("orders"), self._key("answers"))
         async for entry in follow(self._redis, self._persistence, *streams):
             if entry is None:
-                await self._persistence.insist(self._share_revocations)
+                await self._persistence.insist(self._catch_up)
             elif entry.stream == streams[0]:
                 order_or_not = _order_of(entry)
                 if isinstance(order_or_not, Revoke):
@@ -163,7 +170,16 @@ class RedisFleet:
             else:
                 self._hear(entry.fields)
 
-    async def _share_revocations(self) -> bool:
+    async def _catch_up(self) -> bool:
+        await self._share_revocations()
+        if self._waiting:
+            # Agents may find Redis again before we do; what they answered is not said twice.
+            newest = await call(self._redis.xrevrange(self._key("answers"), count=MAX_READ))
+            for _, fields in reversed(newest):
+                self._hear(fields)
+        return True
+
+    async def _share_revocations(self) -> None:
         """Learn those in Redis, and tell it those that it has forgotten."""
         stored = await self._revoked()
         known = {(order.revocation.scope, order.revocation.name) for order in stored}
@@ -172,7 +188,6 @@ class RedisFleet:
                 await self._keep(order)
         for order in stored:
             self._revocations.add(order, self._clock())
-        return True
 
     def _hear(self, fields: dict[bytes, bytes]) -> None:
         waiting = self._waiting.get(fields.get(b"ticket", b"").decode())

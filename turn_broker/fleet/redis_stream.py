@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from turn_broker.fleet.contract import FleetUnavailable
+from turn_broker.fleet.patience import Patience
 from turn_broker.fleet.redis_url import CALL_TIMEOUT_S, RedisClient
 
 BLOCK_MS = 1500
@@ -33,12 +34,14 @@ class Entry(NamedTuple):
     fields: dict[bytes, bytes]
 
 
-async def call(awaitable: Awaitable[Any]) -> Any:
+async def call(awaitable: Awaitable[Any], patience: Patience | None = None) -> Any:
     """Redis' answer; FleetUnavailable when it gives none in time, or an error."""
     try:
+        if patience is not None:
+            return await patience.wait(awaitable)
         async with asyncio.timeout(CALL_TIMEOUT_S):
             return await awaitable
-    except (RedisError, OSError, TimeoutError) as flaw:
+    except (RedisError, RedisClusterException, OSError, TimeoutError) as flaw:
         # The text of an error may hold keys or an address: its kind is enough.
         raise FleetUnavailable(f"Redis: {type(flaw).__name__}") from flaw
 

@@ -76,6 +76,7 @@ class Regions:
         self.default = default or self.names[0]
         self._locate = locate
         self._networks = _by_prefix(regions)
+        self._knows_addresses = locate is not None or any(self._networks.values())
         self._countries = {code: region.id for region in regions for code in region.countries}
         self._continents = {code: region.id for region in regions for code in region.continents}
         self._positions = {
@@ -94,7 +95,7 @@ class Regions:
         """The region for a client: the wanted one if there is such, else by its address."""
         if wanted in self._orders:
             return wanted
-        if client_address is None:
+        if client_address is None or not self._knows_addresses:
             return self.default
         return self._of_address(client_address) or self.default
 

@@ -8,7 +8,7 @@ import { Panel } from "./demo-panel.js";
 import { drawPeople, nameOf, others } from "./demo-people.js";
 import { callWords, drawRing, drawSelf, drawStage, drawTools, isRung, roomWords } from "./demo-stage.js";
 import { REFUSALS, endingWords } from "./demo-words.js";
-import { accessToken, byId, copies, randomName, signalUrl } from "./page.js";
+import { accessToken, byId, copies, holdIcons, randomName, signalUrl } from "./page.js";
 import { SignalingClient } from "./parley.js";
 
 /** @typedef {import("./parley.d.ts").Call} Call */
@@ -324,6 +324,7 @@ function notify(words) {
 
 // Wiring --------------------------------------------------------------------------------------
 
+void holdIcons();
 const linked = new URLSearchParams(location.search).get("room");
 if (linked) {
   byId("lobby-title").textContent = "You are invited to a call";

@@ -3,7 +3,7 @@
  * @module
  */
 
-import { accessToken, byId, copies, setIcon } from "./page.js";
+import { accessToken, byId, copies, holdIcons, setIcon } from "./page.js";
 
 async function showHealth() {
   const chip = byId("health");
@@ -30,6 +30,7 @@ async function showCommand() {
   byId("command").textContent = `curl -H "Authorization: Bearer ${token}" ${location.origin}/v1/ice-servers`;
 }
 
+void holdIcons();
 copies(byId("copy-command"), () => byId("command").textContent);
 void showHealth();
 void showCommand();

@@ -256,6 +256,9 @@ export class Session extends Emitter {
         return this.#welcomed(message);
       case "resumed":
         return this.#resumed(message);
+      case "new_secret":
+        if (this.#resume) this.#resume = { ...this.#resume, secret: message.resume?.secret };
+        return undefined;
       case "ok":
         return this.#requests.settle(message.id)?.resolve(message);
       case "error":

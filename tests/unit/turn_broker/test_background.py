@@ -38,7 +38,7 @@ async def test_a_flaw_of_ours_is_logged_and_the_work_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(background, "AGAIN_S", 0)
-    async with Worker(flaws=2) as worker, asyncio.timeout(5):
+    async with Worker(flaws=2) as worker, asyncio.timeout(20):
         await worker.has_worked.wait()
     assert [record.message for record in caplog.records] == ["Worker stumbled"] * 2
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from turn_broker.accounts.access_token import AccessTokens, Grants
 from turn_broker.accounts.table import Account, Accounts, ApiKey
+from turn_broker.administrators import Administrators
 from turn_broker.broker import Broker
 from turn_broker.fleet.contract import FleetUnavailable
 from turn_broker.fleet.control_answers import CONTROL_TYPES, control_paths
@@ -85,13 +86,8 @@ class Desk:
         )
         self.broker = Broker(self.nodes, self.rotation.ring, identity_key="key")
         issuer = Issuer(self.broker, accounts, self.tokens, self.fleet)
-        api = ControlApi(
-            issuer,
-            self.fleet,
-            self.rotation,
-            default_account=AC1,
-            admin_token="the-admin-token",
-        )
+        who = Administrators(issuer, default_account=AC1, admin_token="the-admin-token")
+        api = ControlApi(issuer, self.fleet, self.rotation, who)
         self.control = api.routes()
         app = Starlette(
             routes=[*self.control, *routes(issuer)],
@@ -99,10 +95,17 @@ class Desk:
         )
         self.http = Http(app)
 
-    def bearer(self, at: int = 0, identity: str = "alice", **grants: bool) -> dict[str, str]:
+    def bearer(
+        self, at: int = 0, identity: str = "alice", room: str | None = None, **grants: bool
+    ) -> dict[str, str]:
         account = self.accounts[at]
         token = self.tokens.issue(
-            account, account.api_keys[0].sid, identity, grants=Grants(**grants), now=time.time()
+            account,
+            account.api_keys[0].sid,
+            identity,
+            room=room,
+            grants=Grants(**grants),
+            now=time.time(),
         )
         return {"Authorization": f"Bearer {token}"}
 
@@ -253,6 +256,8 @@ def test_who_may_ask(desk: Desk) -> None:
     assert desk.http.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
     foreign = desk.http.get("/v1/identities/x/usage", auth=OWN, params={"account": AC2})
     assert foreign.json()["code"] == "forbidden"
+    some_rooms = desk.http.get(path, headers=desk.bearer(room="lobby-*", admin=True))
+    assert some_rooms.json()["code"] == "forbidden"
     nobody = desk.http.get(
         "/v1/identities/x/usage", headers=ADMIN, params={"account": "AC" + "9" * 32}
     )

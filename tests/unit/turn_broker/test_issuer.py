@@ -10,6 +10,7 @@ import pytest
 
 from turn_broker.accounts.access_token import AccessTokens, Grants
 from turn_broker.accounts.table import Account, AccountLimits, Accounts, ApiKey
+from turn_broker.asker import Asker, IssueRefusal
 from turn_broker.broker import Broker, Grant, Wishes
 from turn_broker.counters import MAX_NAMED_ACCOUNTS, OTHER, Counters
 from turn_broker.fleet.contract import FleetUnavailable
@@ -18,7 +19,7 @@ from turn_broker.fleet.messages import Charge, Cut, Revocation, Terms, Usage
 from turn_broker.fleet.usage_watch import UsageWatch
 from turn_broker.ice_servers import parse_turn_uri
 from turn_broker.issue_limits import IssueLimits
-from turn_broker.issuer import Asker, Issuer, IssueRefusal
+from turn_broker.issuer import Issuer
 from turn_broker.nodes.health import NodeList, TurnNode
 from turn_broker.policy import Policy
 from turn_broker.secret_ring import SecretRing

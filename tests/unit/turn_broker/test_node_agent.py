@@ -101,6 +101,13 @@ class Fleet(MemoryFleet):
 
     is_up = True
     batches: list[str]
+    told = 0
+    """Reports."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.asked: set[str] = set()
+        """Tokens that were looked up."""
 
     def _check(self) -> None:
         if not self.is_up:
@@ -108,6 +115,7 @@ class Fleet(MemoryFleet):
 
     async def token(self, opaque_id: str) -> TokenRecord | None:
         self._check()
+        self.asked.add(opaque_id)
         return await super().token(opaque_id)
 
     async def charge(self, charges: Sequence[Charge], batch: str = "") -> dict[str, Usage]:
@@ -118,6 +126,7 @@ class Fleet(MemoryFleet):
     async def report(self, report: NodeReport) -> None:
         self._check()
         await super().report(report)
+        self.told += 1
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +163,7 @@ class World:
         )
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not condition():  # noqa: ASYNC110 - the agent tells nobody
                 await asyncio.sleep(0.002)
 
@@ -184,7 +193,9 @@ def realm(version: int, *rings: SecretRing) -> RealmSecrets:
 
 
 async def reported(world: World) -> NodeReport:
-    await asyncio.sleep(0.05)
+    """Made after this was called."""
+    enough = world.fleet.told + 2
+    await world.until(lambda: world.fleet.told >= enough)
     (report,) = await world.fleet.reports()
     return report
 
@@ -203,7 +214,7 @@ async def test_secrets_are_in_force_before_their_version_is_reported(world: Worl
 
 
 async def test_a_retired_secret_is_removed_when_its_time_has_come(world: World) -> None:
-    old = RetiringSecret("old", int(time.time()) + 1)
+    old = RetiringSecret("old", int(time.time()) + 2)
     await world.fleet.replace_secrets(realm(1, SecretRing("new", (old,))))
     await world.until(lambda: bool(world.control.secrets))
     await world.until(lambda: len(world.control.secrets) == 2)
@@ -250,12 +261,12 @@ async def test_usage_is_charged_once_though_the_fleet_was_away(world: World) -> 
 
 
 async def test_what_is_known_holds_without_the_fleet(world: World) -> None:
-    expiry = int(time.time()) + 1
+    expiry = int(time.time()) + 2
     world.record(expiry=expiry, hard_expiry=True)
     world.record("bob.one", max_bytes=10)
     world.control.allocate("s1", expiry=expiry)
     world.control.allocate("s2", "bob.one")
-    await asyncio.sleep(0.1)
+    await world.until(lambda: world.fleet.asked == {"alice.one", "bob.one"})
     world.fleet.is_up = False
     world.control.use("s2", 11)
     await world.until(lambda: not world.control.open)
