@@ -26,6 +26,7 @@ EDGE = ("dispatcher", "framing", "handshake", "server", "socket", "wheel")
 MODULES = (
     *(f"signal_server/core/{name}.py" for name in CORE),
     *(f"signal_server/edge/{name}.py" for name in EDGE),
+    "signal_server/backplane/memory.py",
 )
 NEEDS = ("mypy>=2.0", "mypy-extensions>=1.1", "setuptools>=65", "msgspec>=0.20", "websockets>=17.0")
 """mypyc, and what the compiled modules import, for its types."""

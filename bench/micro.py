@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 CANDIDATES = 10
-_REPEATS = 7
+WORKLOADS = ("relay", "setup", "join", "again")
+_REPEATS = 20
 
 
 class Client:
@@ -32,13 +33,16 @@ class Client:
         self.token: str | None = None
         self.remote = "127.0.0.1"
         self.seq = 0
-        self.peer = ""
         self.subprotocol: str | None = None
+        self._welcome = b""
+
+    @property
+    def peer(self) -> str:
+        return str(json.loads(self._welcome)["peer"])
 
     def send(self, payload: bytes, seq: int = 0) -> None:
         self.seq = seq or self.seq
-        if not self.peer:
-            self.peer = json.loads(payload)["peer"]
+        self._welcome = self._welcome or payload
 
     def close(self, code: int, reason: str = "") -> None:
         raise AssertionError(f"closed: {code} {reason}")
@@ -56,6 +60,9 @@ class World:
             write(Path(name))
             built = node(load(Path(name) / "parley.toml", {}), is_dev=False)
             built.backplane.listen(built.dispatcher)
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*importlib.import_module("signal_server.running").GC_THRESHOLDS)
             self.dispatcher: Any = built.dispatcher
             self.tokens = (Path(name) / "tokens").read_text().split()
         self.number = 0
@@ -169,7 +176,8 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     parser.add_argument("--pairs", type=int, default=50)
-    parser.add_argument("--profile", choices=["relay", "setup", "join", "again"])
+    parser.add_argument("--only", default=",".join(WORKLOADS), help="names, comma-separated")
+    parser.add_argument("--profile", choices=WORKLOADS)
     return parser.parse_args()
 
 
@@ -183,7 +191,7 @@ async def main(options: argparse.Namespace) -> None:
         profile.runcall(run)
         pstats.Stats(profile).sort_stats("tottime").print_stats(35)
         return
-    for name in ("relay", "setup", "join", "again"):
+    for name in options.only.split(","):
         print(f"{name:6} {measure(getattr(workloads, name)):8.2f} us a message")
 
 

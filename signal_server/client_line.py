@@ -365,6 +365,8 @@ class Line:
             waiting = self._pongs.get(message.t) if isinstance(message.t, int) else None
             if waiting and not waiting.done():
                 waiting.set_result(None)
+        elif isinstance(message, wire.NewSecret):
+            self.session.rekeyed(message)
         elif isinstance(message, wire.Ok) or (isinstance(message, wire.Error) and message.id):
             self._settle(message)
         else:

@@ -93,6 +93,9 @@ class ClientSession:
         self._acked = self.last_seq
         self._snapshot_seq = message.from_seq + message.replayed - 1
 
+    def rekeyed(self, message: wire.NewSecret) -> None:
+        self._secret = message.resume.secret
+
     def lost(self, reason: str) -> SessionLost:
         return SessionLost(self.id, self.peer, reason)
 

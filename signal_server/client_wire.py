@@ -19,6 +19,7 @@ ServerMessage = (
     | wire.Resumed
     | wire.Ok
     | wire.Error
+    | wire.NewSecret
     | wire.Pong
     | wire.RoomSnapshot
     | wire.PeerJoined

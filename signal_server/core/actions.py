@@ -1,7 +1,7 @@
 """What each client message does, one short method each.
 
-A method returns `ok`, a refusal, or None when the answer comes later. Whose message it is, whether
-it came too fast or was answered before, the switchboard has settled.
+A method returns `ok`, a refusal, or None when nobody asked or the answer comes later. Whose message
+it is, whether it came too fast or was answered before, the switchboard has settled.
 """
 
 from __future__ import annotations
@@ -112,18 +112,17 @@ class Actions:
 
     def _to_peer(self, session: Session, message: m.Directed, now: float) -> Reply:
         """Find the other peer, then let `Directed` do the rest."""
-        if message.to.startswith(CALL_ID_PREFIX):
-            return self._early(session, message, now)
         target = self._member(session, message.to)
         if isinstance(target, Refusal):
-            return target
+            is_call = message.to.startswith(CALL_ID_PREFIX)
+            return self._early(session, message, now) if is_call else target
         is_new = (message.to, message.pc) not in session.ends
         if is_new and not self._directed.may_open(session, target):
             return Refusal(ErrorCode.LIMIT_EXCEEDED, "too many peer connections for this pair")
         outcome = self._relays[type(message)](session, target, message, now)
         if isinstance(outcome, Refusal):
             return outcome
-        return m.Ok(id=0, negotiation=outcome or None)
+        return None if message.id is None else m.Ok(id=0, negotiation=outcome or None)
 
     def _early(self, session: Session, message: m.Directed, now: float) -> Reply:
         """Sent to a call that nobody has answered yet."""
@@ -159,12 +158,13 @@ class Actions:
             )
         if message.to is not None and session.followed is not None:
             self._receipts.relayed(session, targets[0], message.id)
-        return m.Ok(id=0)
+        return None if message.id is None else m.Ok(id=0)
 
     def _member(self, session: Session, peer: str) -> Session | Refusal:
-        if session.room is None:
+        room = session.room
+        if room is None:
             return Refusal(ErrorCode.WRONG_STATE, "join a room first")
-        target = session.room.members.get(peer)
+        target = room.members.get(peer)
         if target is None:
             return Refusal(ErrorCode.NOT_FOUND, "no such peer in this room")
         if target is session:

@@ -118,7 +118,8 @@ class CandidateBuffer:
 
         `ref` is who wants to know in `fates` what became of one that is held.
         """
-        ufrag = self._descriptions.ufrag_for(candidate)
+        descriptions = self._descriptions
+        ufrag = candidate.usernameFragment or descriptions.ufrag_for(candidate)
         strand = self._strands.get(ufrag)
         if strand is None:
             if ufrag in self._retired:
@@ -128,8 +129,8 @@ class CandidateBuffer:
             strand = Strand()
         is_end = not candidate.candidate
         key = key_of(candidate)
-        descriptions = self._descriptions
-        has_ended = strand.has_ends and ends.is_ended(descriptions, strand, candidate, ufrag)
+        has_ends = strand.ended or strand.ended_at is not None
+        has_ended = has_ends and ends.is_ended(descriptions, strand, candidate, ufrag)
         if key in strand.seen or (has_ended and is_end):
             self._tally.candidates_dropped["duplicate"] += 1
             return None

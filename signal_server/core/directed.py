@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from msgspec import UNSET, UnsetType
+
 from signal_server.core.candidate_buffer import CandidateBuffer
 from signal_server.core.deadlines import Deadlines
 from signal_server.core.negotiation import Arrival, Glare, Negotiation
@@ -123,12 +125,13 @@ class Directed:
             allowed = (sender.policy.candidate(candidate) for candidate in candidates)
             candidates = [candidate for candidate in allowed if candidate is not None]
         mine, theirs = self._ends(sender, target, message.pc)
+        buffer = mine.buffer
         ref = None if sender.followed is None else message.id
-        held_before = 0 if ref is None else mine.buffer.held
+        held_before = 0 if ref is None else buffer.held
         passed: list[CandidateInit] = []
         refused: ErrorCode | None = None
         for candidate in candidates:
-            verdict = mine.buffer.admit(candidate, now, ref)
+            verdict = buffer.admit(candidate, now, ref)
             if isinstance(verdict, CandidateInit):
                 passed.append(verdict)
             elif verdict is not None:
@@ -136,7 +139,7 @@ class Directed:
         if passed:
             self._relay_candidates(sender, target, message.pc, mine.number, passed)
         if ref is not None and refused is None:
-            held = mine.buffer.held - held_before
+            held = buffer.held - held_before
             self._receipts.gathered(
                 sender, target, ref, held, passed=bool(passed), empty=not candidates
             )
@@ -144,7 +147,9 @@ class Directed:
             # A candidate for the answer to n proves that offer n has been applied.
             theirs.buffer.applied(message.negotiation)
             self._flush(target, sender, message.pc, theirs)
-        self._reschedule(sender, target, message.pc, mine)
+        # What passes at once changes no deadline.
+        if buffer.is_scheduled or len(passed) < len(candidates):
+            self._reschedule(sender, target, message.pc, mine)
         return _refuse(refused) if refused else mine.number
 
     def applied(self, sender: Session, target: Session, message: m.Applied, now: float) -> Outcome:
@@ -220,16 +225,29 @@ class Directed:
 
     def _candidates(self, message: m.Candidate) -> list[CandidateInit] | Refusal:
         """All that the message brings, within the limits."""
-        candidates = _candidates_of(message)
-        if isinstance(candidates, Refusal):
-            return candidates
-        if len(candidates) > self._limits.candidates_per_message:
+        if message.candidate is UNSET or isinstance(message.candidates, list):
+            found = message.candidates
+        else:
+            found = [message.candidate]
+        if isinstance(found, UnsetType):
+            return _refuse(ErrorCode.BAD_REQUEST, "candidate or candidates is missing")
+        out: list[CandidateInit] = []
+        longest = 0
+        for candidate in found:
+            line = None if candidate is None else candidate.candidate
+            if candidate is None or not line:
+                out.append(_ended(candidate))
+            elif candidate.sdpMid is None and candidate.sdpMLineIndex is None:
+                # addIceCandidate would throw a TypeError at the receiver (webrtc-pc 4.4.2).
+                return _refuse(ErrorCode.BAD_REQUEST, "a candidate needs sdpMid or sdpMLineIndex")
+            else:
+                out.append(candidate)
+                longest = max(longest, len(line))
+        if len(out) > self._limits.candidates_per_message:
             return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "too many candidates in one message")
-        longest = self._limits.candidate_bytes
-        for candidate in candidates:
-            if len(candidate.candidate or "") > longest:
-                return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "a candidate is too long")
-        return candidates
+        if longest > self._limits.candidate_bytes:
+            return _refuse(ErrorCode.PAYLOAD_TOO_LARGE, "a candidate is too long")
+        return out
 
     def _ends(self, sender: Session, target: Session, pc: str) -> tuple[Negotiation, Negotiation]:
         mine = sender.ends.get((target.peer, pc))
@@ -305,29 +323,10 @@ class Directed:
         self._deliver(target, relayed)
 
 
-def _candidates_of(message: m.Candidate) -> list[CandidateInit] | Refusal:
-    if isinstance(message.candidates, list):
-        found = message.candidates
-    elif message.candidate is None or isinstance(message.candidate, CandidateInit):
-        found = [message.candidate]
-    else:
-        return _refuse(ErrorCode.BAD_REQUEST, "candidate or candidates is missing")
-    out: list[CandidateInit] = []
-    for candidate in found:
-        if candidate is None:
-            out.append(END_OF_CANDIDATES)
-        elif candidate.is_end:
-            out.append(_ended(candidate))
-        elif candidate.sdpMid is None and candidate.sdpMLineIndex is None:
-            # addIceCandidate would throw a TypeError at the receiver (webrtc-pc 4.4.2).
-            return _refuse(ErrorCode.BAD_REQUEST, "a candidate needs sdpMid or sdpMLineIndex")
-        else:
-            out.append(candidate)
-    return out
-
-
-def _ended(candidate: CandidateInit) -> CandidateInit:
+def _ended(candidate: CandidateInit | None) -> CandidateInit:
     """null, {} and "" are one thing: an empty candidate string."""
+    if candidate is None:
+        return END_OF_CANDIDATES
     if candidate.candidate == "":
         return candidate
     return CandidateInit("", candidate.sdpMid, candidate.sdpMLineIndex, candidate.usernameFragment)

@@ -109,6 +109,13 @@ class Closed(Struct, frozen=True):
     anything else it waits."""
 
 
+class Rekeyed(Struct, frozen=True):
+    """The node goes alone: what it tells from now on goes with another secret."""
+
+    connection: int
+    secret: str
+
+
 class IceGranted(Struct, frozen=True, kw_only=True):
     """The broker's answer to an `effects.GrantIce`: a grant, a no, or None when it has neither."""
 
@@ -205,6 +212,7 @@ Input = (
     | Refreshed
     | Received
     | Closed
+    | Rekeyed
     | IceGranted
     | Draining
     | Removed

@@ -156,6 +156,13 @@ class Lifecycle:
             calls=self._ringing.calls.snapshot(session.peer, now),
         )
 
+    def rekeyed(self, event: inputs.Rekeyed) -> None:
+        session = self._sessions.by_connection.get(event.connection)
+        if session is not None:
+            self._sessions.rekey(session, event.secret)
+            resume = m.WelcomeResume(event.secret, self._limits.resume_window_s)
+            self._out.send(session, m.NewSecret(resume=resume))
+
     def _resume_of(self, admission: inputs.Admission) -> m.WelcomeResume:
         return m.WelcomeResume(admission.resume_secret, self._limits.resume_window_s)
 

@@ -33,14 +33,15 @@ class Outbox:
         self._log[self.seq] = payload
         self.held_bytes += len(payload)
         while len(self._log) > self._max_messages or self.held_bytes > self._max_bytes:
-            self._trim()
+            self.ack(self.trimmed + 1)
 
     def ack(self, seq: int) -> bool:
         """Forget everything up to `seq`; False for a number that was never sent."""
         if seq > self.seq:
             return False
         while self.trimmed < seq:
-            self._trim()
+            self.trimmed += 1
+            self.held_bytes -= len(self._log.pop(self.trimmed))
         return True
 
     def since(self, seq: int) -> list[bytes] | None:
@@ -48,7 +49,3 @@ class Outbox:
         if not self.trimmed <= seq <= self.seq:
             return None
         return [self._log[number] for number in range(seq + 1, self.seq + 1)]
-
-    def _trim(self) -> None:
-        self.trimmed += 1
-        self.held_bytes -= len(self._log.pop(self.trimmed))

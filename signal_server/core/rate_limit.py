@@ -79,6 +79,10 @@ class RateKeys(NamedTuple):
     """As `turn_broker.addresses` gives it."""
     room: Hashable | None = None
 
+    def in_room(self, room: Hashable | None) -> RateKeys:
+        """The same somewhere else; `_replace` takes five times as long."""
+        return RateKeys(self.session, self.identity, self.address, room)
+
 
 class _Scope:
     """The buckets of one scope: for each key, when each class's bucket is full again."""

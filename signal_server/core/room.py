@@ -93,14 +93,14 @@ class Room:
         self.joined += 1
         session.rank = self.joined
         session.room = self
-        session.keys = session.keys._replace(room=f"{self.account}/{self.name}")
+        session.keys = session.keys.in_room(f"{self.account}/{self.name}")
         self.members[session.peer] = session
         self.revision += 1
 
     def remove(self, session: Session) -> None:
         del self.members[session.peer]
         session.room = None
-        session.keys = session.keys._replace(room=None)
+        session.keys = session.keys.in_room(None)
         self.revision += 1
 
     def replace(self, former: Session, session: Session) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from signal_server.core.strand import Strand
 from signal_server.core.switchboard import Switchboard
 
-VERSION = 1
+VERSION = 2
 IS_PLAIN = hasattr(Strand, "__slots__")
 FORMAT = f"{VERSION}" if IS_PLAIN else f"{VERSION}c"
 """Compiled classes (`hatch_build.py`) write their fields in another way."""

@@ -31,11 +31,6 @@ class Strand:
     held: int = 0
     held_bytes: int = 0
 
-    @property
-    def has_ends(self) -> bool:
-        """False while no end-of-candidates has been said."""
-        return bool(self.ended) or self.ended_at is not None
-
 
 @mypyc_attr(serializable=True, allow_interpreted_subclasses=True)
 @dataclass(slots=True)

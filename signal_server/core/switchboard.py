@@ -102,6 +102,8 @@ class Switchboard:
                 lifecycle.refreshed(event, now)
             case inputs.Closed():
                 lifecycle.closed(event, now)
+            case inputs.Rekeyed():
+                lifecycle.rekeyed(event)
             case inputs.IceGranted():
                 lifecycle.ice_granted(event, now)
             case inputs.Removed():

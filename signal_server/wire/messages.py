@@ -265,6 +265,13 @@ class Pong(Reply, tag="pong", kw_only=True):
     t: float | int | None = None
 
 
+class NewSecret(Reply, tag="new_secret", kw_only=True):
+    """The node goes alone: what it says from now on may be known nowhere else, so the former secret
+    stands for what was said before, and this one for what follows."""
+
+    resume: WelcomeResume
+
+
 class RoomSnapshot(Numbered, tag="room", kw_only=True):
     room: str
     epoch: int
@@ -384,9 +391,10 @@ class GoAway(Numbered, tag="go_away", kw_only=True):
 _ROOM = (RoomSnapshot, PeerJoined, PeerLeft, PeerReplaced, PeerUpdated)
 _SDP = (RelayedOffer, RelayedAnswer, RelayedPranswer, RelayedRollback)
 _PAIR = (RelayedCandidates, RelayedApplied, RelayedRenegotiate, RelayedState, RelayedMessage)
-_SESSION = (Welcome, Resumed, Ok, Error, Pong, IceServers, TokenExpiring, GoAway, Receipt)
+_GREETING = (Welcome, Resumed, NewSecret)
+_SESSION = (Ok, Error, Pong, IceServers, TokenExpiring, GoAway, Receipt)
 SERVER_MESSAGES: tuple[type[Struct], ...] = (
-    *(*_SESSION, *_ROOM, *_SDP, *_PAIR),
+    *(*_GREETING, *_SESSION, *_ROOM, *_SDP, *_PAIR),
     *CALL_SERVER_MESSAGES,
 )
 """Every server message type, for documentation and tests."""
