@@ -2,8 +2,8 @@
 
 The pure parts are real (`Replica`, `Link`, entries through their encoding); what the asyncio parts
 do with Redis is acted out: batches and parcels take time, come twice or not at all, homes read
-late, nodes are killed, freeze and come back, states are saved now and then, and Redis fails over to
-a replica that lacks the end of the journal.
+late, nodes are killed, freeze and come back, states are saved now and then, Redis fails over to a
+replica that lacks the end of the journal, or is out of reach for one node or all of them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from simulated import WINDOW_S, SimClient, World, board_for
+from simulated import BUSY_S, WINDOW_S, SimClient, World, board_for
 from simulated import Link as ClientLink
 
 from signal_server.backplane.entries import (
@@ -27,10 +28,11 @@ from signal_server.backplane.entries import (
     decode_entry,
     decode_parcels,
     encode,
+    farewell,
 )
 from signal_server.backplane.facts import Facts
 from signal_server.backplane.link import Fate, Link
-from signal_server.backplane.replica import Outcome, Replica
+from signal_server.backplane.replica import Replica
 from signal_server.client_session import ClientSession
 from signal_server.core import inputs
 from signal_server.wire import messages as wire
@@ -41,6 +43,10 @@ LEASE_S = 2.0
 MISSED_S = 3.0
 """A node that gave no sign for that long is lost."""
 NODES = 3
+PATIENCE_S = 6.0
+"""How long the former home has to come back after Redis was lost."""
+QUIET_S = 8.0
+"""A link that has heard nothing for so long asks whether the home knows it."""
 SLACK_S = 2.0
 """Between the last word of a client and the moment at which its loss is noticed."""
 
@@ -84,12 +90,18 @@ class Journal:
 class Home:
     """One account's replica on a node."""
 
-    def __init__(self, node: Node, epoch: int, *, is_doubtful: bool) -> None:
+    def __init__(self, node: Node, epoch: int, island: Replica | None = None) -> None:
         self.node = node
-        self.is_doubtful = is_doubtful
-        self.holder = f"{node.name} {epoch}"
-        self.is_behind = True
+        self.epoch = epoch
+        self.holder = f"{node.name} {epoch}" if island is None else ""
+        self.is_behind = island is None
+        self.is_alone = False
+        self._held: list[tuple[str, Parcel]] = []
         self.is_over = False
+        if island is not None:
+            self.replica = island
+            self.go_alone()
+            return
         journal = node.cluster.redis
         self.claimed_at = journal.last_id
         """The claim is the last entry."""
@@ -99,13 +111,62 @@ class Home:
             self.replica.restore(state)
         self._again()
 
+    # Without Redis --------------------------------------------------------------------------
+
+    def go_alone(self) -> None:
+        self.is_alone = True
+        now_ms = int(self.node.cluster.time.now * 1000)
+        self._held += self.replica.go_alone(self.node.name, now_ms).parcels
+        self._speak()
+        self._look_after_alone()
+
+    def _look_after_alone(self) -> None:
+        cluster, node = self.node.cluster, self.node
+        if not self.is_alone or self.is_over or node.is_dead:
+            return
+        due = self.replica.next_deadline()
+        if due is not None and due <= cluster.time.now and node.thaws_at <= cluster.time.now:
+            self.apply_alone(Tick())
+        cluster.time.after(0.1, self._look_after_alone)
+
+    def apply_alone(self, entry: Entry) -> None:
+        outcome = self.replica.apply(entry, int(self.node.cluster.time.now * 1000))
+        assert outcome.failures == []
+        self._held += outcome.parcels
+        self._speak()
+
+    def rejoin(self) -> bool:
+        """Unless there was another home meanwhile, or this is none."""
+        journal, now = self.node.cluster.redis, self.node.cluster.time.now
+        if not self.holder or journal.epoch != self.epoch:
+            return False
+        journal.epoch = self.epoch = self.epoch + 1
+        claimed = Claimed(self.node.name, self.epoch)
+        journal.append(now, [claimed])
+        journal.holder = self.holder = f"{self.node.name} {self.epoch}"
+        journal.lease_ends = now + LEASE_S
+        self.position = self.claimed_at = journal.last_id
+        self.is_alone = False
+        self.replica.stay_alone(None)
+        self.replica.apply(claimed, int(now * 1000))
+        self._held += self.replica.cut_others(self.node.name, int(now * 1000)).parcels
+        self._speak()
+        self.sees_a_failover()
+        self._again()
+        return True
+
+    # The journal ----------------------------------------------------------------------------
+
     def _again(self) -> None:
         cluster = self.node.cluster
         cluster.time.after(cluster.dice.uniform(0.001, 0.05), self._read)
 
     def _read(self) -> None:
         node, cluster = self.node, self.node.cluster
-        if node.is_dead or self.is_over:
+        if node.is_dead or self.is_over or self.is_alone:
+            return
+        if node.is_out:
+            self._again()
             return
         if node.thaws_at > cluster.time.now:
             cluster.time.after(node.thaws_at - cluster.time.now, self._read)
@@ -119,12 +180,18 @@ class Home:
             return
         after = journal.after(self.position)
         for self.position, unix_ms, octets in after:
-            self._carry_out(self.replica.apply(decode_entry(octets), unix_ms))
-            if self.position >= self.claimed_at:
-                self.is_behind = False
+            entry = decode_entry(octets)
+            outcome = self.replica.apply(entry, unix_ms)
+            assert outcome.failures == []
+            if isinstance(entry, Claimed) and entry.is_doubtful:
+                self._held.clear()
             if not self.is_behind and self.replica.home != node.name:
                 self.is_over, node.home = True, None
                 return
+            self._held += outcome.parcels
+            if self.position >= self.claimed_at:
+                self.is_behind = False
+                self._speak()
         if not self.is_behind:
             self._look_after()
         self._again()
@@ -146,31 +213,30 @@ class Home:
 
     def sees_a_failover(self) -> None:
         """The journal's end is only here now."""
-        self._save()
         redis = self.node.cluster.redis
-        redis.claimed_in_run = redis.run
+        if redis.holder == self.holder and not self.node.is_dead and not self.is_over:
+            self._save()
+            redis.claimed_in_run = redis.run
 
     def hand_over(self) -> None:
         """As a node that is stopped does."""
         journal = self.node.cluster.redis
+        if self.is_alone or self.node.is_out:
+            return
         if journal.holder == self.holder and not self.is_behind:
             self._save()
             journal.lease_ends = 0.0
             self.is_over, self.node.home = True, None
 
-    def _carry_out(self, outcome: Outcome) -> None:
-        assert outcome.failures == []
-        cluster = self.node.cluster
-        if self.is_behind and self.is_doubtful:
-            # What the former home said under these numbers may have been something else.
-            return
-        for name, parcel in outcome.parcels:
+    def _speak(self) -> None:
+        held, self._held = self._held, []
+        for name, parcel in held:
             (parcel,) = decode_parcels(encode([parcel]))
-            cluster.look_at(parcel)
+            self.node.cluster.look_at(parcel)
             if name == self.node.name:
                 self.node.deliver(parcel)
-            else:
-                cluster.dispatch(self.node, name, parcel)
+            elif not self.is_alone:
+                self.node.cluster.dispatch(self.node, name, parcel)
 
 
 class Node:
@@ -184,8 +250,16 @@ class Node:
         self.home: Home | None = None
         self.connections: dict[int, ClientLink] = {}
         self.link = self._new_link()
+        self.is_alone = self.is_cut_off = False
+        self._claims_from = 0.0
         self._is_writing = False
+        self._heard_at = 0.0
         self._watch()
+
+    @property
+    def is_out(self) -> bool:
+        """Redis does not answer, or not here."""
+        return self.cluster.is_out or self.is_cut_off
 
     def _new_link(self) -> Link:
         return Link(self.cluster.dice.getrandbits(31), ACCOUNT, self.name)
@@ -220,8 +294,14 @@ class Node:
     # To clients -----------------------------------------------------------------------------
 
     def deliver(self, parcel: Parcel) -> None:
-        if self.is_dead or parcel.link != self.link.number:
+        if self.is_dead:
             return
+        if parcel.link != self.link.number:
+            if parcel.number:
+                # The journal has lost that it was cut.
+                self._bid_farewell(parcel.link)
+            return
+        self._heard_at = self.cluster.time.now
         heard = self.link.hear(parcel)
         if isinstance(heard, Fate):
             self.cut()
@@ -244,11 +324,62 @@ class Node:
         self.cluster.cuts += 1
         gone, self.connections = self.connections, {}
         old, self.link = self.link, self._new_link()
-        # A hole on purpose: the home gives up what it knows of that link.
-        farewell = Batch(old.number, self.name, old.taken + 2, "", [])
-        self.cluster.redis.append(self.cluster.time.now, [farewell])
+        self._bid_farewell(old.number)
         for link in gone.values():
             link.cut()
+
+    def _bid_farewell(self, link: int) -> None:
+        if self.is_out:
+            again = partial(self._bid_farewell, link)
+            self.cluster.time.after(0.3, lambda: self.when_awake(again))
+            return
+        self.cluster.redis.append(self.cluster.time.now, [farewell(link, self.name)])
+
+    # Without Redis --------------------------------------------------------------------------
+
+    def go_alone(self) -> None:
+        """As `Post.go_alone`."""
+        if not self.is_out or self.is_alone:
+            return
+        self.is_alone = True
+        if self.home is None or self.home.is_behind:
+            if self.home is not None:
+                self.home.is_over = True
+            replica = self._stood_by()
+            self.home = Home(self, 0, replica)
+            self.cut()
+            return
+        self.home.go_alone()
+
+    def _stood_by(self) -> Replica:
+        """What a standby has read: not always everything, and sometimes nothing."""
+        cluster = self.cluster
+        replica = Replica(ACCOUNT, board_for(cluster.seed), Facts(1000), 64)
+        if cluster.dice.random() < 0.1:
+            replica.home = self.name
+            return replica
+        state, position = cluster.redis.saved[-1]
+        if state is not None:
+            replica.restore(state)
+        end = cluster.redis.last_id - cluster.dice.randint(0, 6)
+        for entry_id, unix_ms, octets in cluster.redis.after(position):
+            if entry_id <= end:
+                replica.apply(decode_entry(octets), unix_ms)
+        known = replica.links.get(self.link.number)
+        if self.link.heard > (0 if known is None else known.parcels):
+            replica.doubt()
+        replica.part(self.name, int(cluster.time.now * 1000))
+        return replica
+
+    def rejoin(self) -> None:
+        """As `Post.rejoin`."""
+        if not self.is_alone or self.is_out:
+            return
+        self.is_alone = False
+        self._claims_from = self.cluster.time.now + PATIENCE_S
+        if self.home is not None and not self.home.rejoin():
+            self.home.is_over, self.home = True, None
+            self.cut()
 
     # The courier ----------------------------------------------------------------------------
 
@@ -260,10 +391,22 @@ class Node:
             )
 
     def _take(self) -> None:
-        link, dice, time = self.link, self.cluster.dice, self.cluster.time
-        seen, link.seen = link.seen, None
-        batch = link.take(f"f{next(self.cluster.marks)}")
-        entries: list[Entry] = [each for each in (seen, batch) if each is not None]
+        seen, self.link.seen = self.link.seen, None
+        batch = self.link.take(f"f{next(self.cluster.marks)}")
+        self._write(self.link, [each for each in (seen, batch) if each is not None])
+
+    def _write(self, link: Link, entries: list[Entry]) -> None:
+        dice, time = self.cluster.dice, self.cluster.time
+        if link is not self.link or (self.is_alone and self.home is not None):
+            self._is_writing = False
+            for entry in entries if link is self.link else []:
+                if isinstance(entry, Batch) and self.home is not None:
+                    self.home.apply_alone(entry)
+            self._write_soon()
+            return
+        if self.is_out:
+            time.after(0.1, lambda: self.when_awake(lambda: self._write(link, entries)))
+            return
         journal = self.cluster.redis
 
         def land() -> None:
@@ -291,15 +434,26 @@ class Node:
         time, journal = self.cluster.time, self.cluster.redis
         is_wanted = bool(self.connections) or self.link.is_waiting or self.link.has_news
         is_awake = self.thaws_at <= time.now
-        if is_awake and self.home is None and is_wanted and journal.lease_ends <= time.now:
+        has_redis = not self.is_out and not self.is_alone
+        may_claim = is_awake and has_redis and self._claims_from <= time.now
+        if may_claim and self.home is None and is_wanted and journal.lease_ends <= time.now:
             journal.epoch += 1
             is_doubtful = journal.claimed_in_run != journal.run
             journal.append(time.now, [Claimed(self.name, journal.epoch, is_doubtful)])
             journal.claimed_in_run = journal.run
             journal.lease_ends = time.now + LEASE_S
-            self.home = Home(self, journal.epoch, is_doubtful=is_doubtful)
+            self.home = Home(self, journal.epoch)
             journal.holder = self.home.holder
+            if is_doubtful and self.cluster.dice.random() < 0.3:
+                # So that the next one, which does not doubt, has to.
+                time.after(
+                    self.cluster.dice.uniform(0, 0.1), lambda: self.cluster.forget_again(self)
+                )
             self.cluster.claims += 1
+        if is_awake and self.connections and time.now - self._heard_at > QUIET_S:
+            self._heard_at = time.now
+            self.link.ask()
+            self._write_soon()
         time.after(self.cluster.dice.uniform(0.1, 0.25), self._watch)
 
 
@@ -307,16 +461,21 @@ class Cluster(World):
     """Clients come to any node; faults are drawn from the seed."""
 
     loses_both = False
-    """Also the end of the journal and the home together, for which nothing is promised."""
+    """Also the end of the journal and the home together: what is lost must be declared."""
+
+    has_outages = False
+    """Of Redis, for all nodes or one."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
+        self.is_out = False
         self.redis = Journal()
         self.silent_since: dict[str, float] = {}
         """Nodes that are dead or frozen."""
         self.forgot_at = -2 * WINDOW_S
         """When a journal's end was lost together with the home."""
-        self.cuts = self.claims = self.faults = 0
+        self._failed_over_at = 0.0
+        self.cuts = self.claims = self.faults = self.forgets = self.outages = 0
         self._names = itertools.count(1)
         self._at: dict[int, Node] = {}
         self._resuming: dict[int, str] = {}
@@ -338,6 +497,11 @@ class Cluster(World):
 
     def move(self) -> None:
         """Homes do it."""
+        if self.loses_both:
+            self.time.after(BUSY_S + self.dice.uniform(-1, 2), self._fail_over_at_last)
+
+    def _fail_over_at_last(self) -> None:
+        self._fail_over(self.nodes[0])
 
     # Nodes ----------------------------------------------------------------------------------
 
@@ -351,7 +515,15 @@ class Cluster(World):
             return
         at = max(self._arrives_at.get(name, 0.0), self.time.now + self.dice.uniform(0.001, 0.03))
         self._arrives_at[name] = at
-        self.time.at(at, lambda: node.when_awake(lambda: node.deliver(parcel)))
+        sent_at, is_safe = self.time.now, not self.loses_both or self.dice.random() < 0.5
+
+        def arrive() -> None:
+            if node.is_out or (sender.is_out and not sender.is_dead):
+                self.time.after(0.2, arrive)
+            elif is_safe or self._failed_over_at < sent_at:
+                node.when_awake(lambda: node.deliver(parcel))
+
+        self.time.at(at, arrive)
         if self.dice.random() < 0.02:
             again = at - self.time.now + self.dice.uniform(0, 1)
             self.time.after(again, lambda: node.when_awake(lambda: node.deliver(parcel)))
@@ -362,10 +534,14 @@ class Cluster(World):
         self.faults += 1
         node = self.dice.choice(self.nodes)
         faults = [self._kill, self._freeze, self._lose_parcels, self._stop, self._fail_over]
+        if self.has_outages:
+            faults += [self._lose_redis, self._cut_off]
         self.dice.choice(faults)(node)
         self.time.after(self.dice.expovariate(1 / 5), self.break_something)
 
     def _kill(self, node: Node) -> None:
+        if node.is_dead:
+            return
         node.is_dead = True
         self.silent_since[node.name] = self.time.now
         self.nodes.remove(node)
@@ -373,6 +549,12 @@ class Cluster(World):
         for number in [number for number, at in self._at.items() if at is node]:
             self._links[number].cut()
         self.nodes.append(self._new_node())
+        if self.is_out:
+            self._goes_alone_soon(self.nodes[-1])
+
+    def forget_again(self, node: Node) -> None:
+        self.forgot_at = self.time.now
+        self._kill(node)
 
     def _freeze(self, node: Node) -> None:
         if node.thaws_at > self.time.now:
@@ -382,25 +564,72 @@ class Cluster(World):
         self.silent_since[node.name] = self.time.now
 
         def thaw() -> None:
-            self.silent_since.pop(node.name, None)
+            if not node.is_dead:
+                self.silent_since.pop(node.name, None)
 
         self.time.after(seconds, thaw)
 
     def _fail_over(self, node: Node) -> None:
         """The journal loses its end, and perhaps the home, which still knew it."""
         home = self.home
-        if home is not None and not home.is_behind and home.node.thaws_at <= self.time.now:
+        if self.is_out or home is None or home.is_alone:
+            return
+        if not home.is_behind and home.node.thaws_at <= self.time.now:
             self.redis.lose_end(self.dice.randint(1, 8))
-            if not self.loses_both or self.dice.random() < 0.5:
+            self._failed_over_at = self.time.now
+            if not self.loses_both:
                 home.sees_a_failover()
-            else:
+                return
+            self.time.after(self.dice.uniform(0, 0.4), home.sees_a_failover)
+            if self.dice.random() < 0.6:
+                self.forgets += 1
                 self.forgot_at = self.time.now
-                self._kill(home.node)
+                self.time.after(self.dice.choice((0, 0.01, 0.2)), lambda: self._kill(home.node))
+
+    def _lose_redis(self, node: Node) -> None:
+        """For long enough to go on without it, or not."""
+        if self.is_out:
+            return
+        self.is_out, self.forgot_at = True, self.time.now
+        self.outages += 1
+        for each in self.nodes:
+            self._goes_alone_soon(each)
+        self.time.after(self.dice.uniform(1, 15), self._redis_is_back)
+
+    def _cut_off(self, node: Node) -> None:
+        """From Redis; clients still come."""
+        if self.home is not None and self.dice.random() < 0.5:
+            node = self.home.node
+        if node.is_out or node.thaws_at > self.time.now:
+            return
+        node.is_cut_off, self.forgot_at = True, self.time.now
+        self.outages += 1
+        self.silent_since[node.name] = self.time.now
+        self._goes_alone_soon(node)
+
+        def heal() -> None:
+            node.is_cut_off, self.forgot_at = False, self.time.now
+            if not node.is_dead:
+                self.silent_since.pop(node.name, None)
+            self._rejoins_soon(node)
+
+        self.time.after(self.dice.uniform(1, 15), heal)
+
+    def _goes_alone_soon(self, node: Node) -> None:
+        self.time.after(self.dice.uniform(2.5, 4), lambda: node.when_awake(node.go_alone))
+
+    def _redis_is_back(self) -> None:
+        self.is_out, self.forgot_at = False, self.time.now
+        for each in self.nodes:
+            self._rejoins_soon(each)
+
+    def _rejoins_soon(self, node: Node) -> None:
+        self.time.after(self.dice.uniform(0, 1), lambda: node.when_awake(node.rejoin))
 
     def _lose_parcels(self, node: Node) -> None:
         """There were too many for it."""
         if node.home is None:
-            node.link.hear(Parcel(ACCOUNT, node.link.number, 0, 0, 0, []))
+            node.link.hear(Parcel(ACCOUNT, node.link.number, 0, 0, 0, 0, []))
             node.cut()
 
     def _stop(self, node: Node) -> None:

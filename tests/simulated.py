@@ -261,6 +261,9 @@ class SimClient:
 
     def _refused(self, link: Link, code: str) -> None:
         assert self.session is not None
+        if code == "unavailable":
+            self.turned_away()
+            return
         self.losses.append(code)
         self.world.lost_session(self.session, code)
         self.session = None
@@ -323,7 +326,8 @@ class SimClient:
         if isinstance(reply, wire.Error):
             assert reply.code in self.expected_refusals, reply
             # With its number, glare is about an offer that was relayed before it lost.
-            if item is not None and reply.negotiation is None:
+            # Asked again where the peer cannot be reached: the home may have sent it before.
+            if item is not None and reply.negotiation is None and reply.code != "peer_unreachable":
                 item.refused()
         else:
             self.ok += 1
@@ -353,6 +357,10 @@ class SimClient:
 
     def began(self) -> None:
         """A new session."""
+
+    def turned_away(self) -> None:
+        """From the room that the hello named."""
+        raise AssertionError("rooms can be reached")
 
     def back(self, resumed: wire.Resumed) -> None:
         """The session goes on; what it missed follows."""

@@ -16,6 +16,8 @@ from msgspec import Struct
 LOCAL_BITS = 32
 """Of a connection's number: the rest names the link."""
 _MIDDLE = 1 << (LOCAL_BITS - 1)
+_NEVER = 2**53 - 1
+"""No batch has that number."""
 
 
 class Batch(Struct, frozen=True, array_like=True, tag="b"):
@@ -32,13 +34,12 @@ class Batch(Struct, frozen=True, array_like=True, tag="b"):
 
 
 class Seen(Struct, frozen=True, array_like=True, tag="s"):
-    """How far a link had come with the former home when it first heard a new one."""
+    """A link has heard a new home, and what it says follows on what the former one said."""
 
     link: int
     node: str
-    parcels: int
-    batches: int
-    """That had taken effect."""
+    epoch: int
+    """Of the new home."""
 
 
 class Tick(Struct, frozen=True, array_like=True, tag="t"):
@@ -95,10 +96,18 @@ class Parcel(Struct, frozen=True, array_like=True):
     epoch: int
     """Of the home that says so."""
     number: int
-    """From 1, without holes; 0: the link is cut, its connections must begin anew."""
+    """Rises, and tells of all that stands in the journal up to the entry: with another past a home
+    says something else. 0: the link is cut, its connections must begin anew."""
+    after: int
+    """Number of the link's parcel before this one."""
     done: int
     """The last batch of the link that has taken effect."""
     items: list[Item]
+
+
+def farewell(link: int, node: str) -> Batch:
+    """Of a link that was cut: the hole in its numbers tells the home."""
+    return Batch(link, node, _NEVER, "", [])
 
 
 def whole(link: int, connection: int) -> int:

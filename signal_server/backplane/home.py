@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from signal_server.backplane.contract import Services
 from signal_server.backplane.entries import Batch, Claimed, Entry, Granted, Lost, Parcel, Tick
 from signal_server.backplane.facts import Fact
+from signal_server.backplane.redis_clock import RedisClock
 from signal_server.backplane.redis_journal import LEASE_MS, Claim, RedisJournal, Written, order
 from signal_server.backplane.replica import Outcome, Replica
 from signal_server.core import inputs
@@ -38,20 +39,6 @@ SAVE_ENTRIES = 4000
 SAVE_COST = 50
 """A state that takes a second to write is written every 50 seconds at most."""
 PAUSE_S = 0.1
-
-
-class RedisClock:
-    """Redis' time of day, carried on by this machine's monotonic clock."""
-
-    def __init__(self, monotonic: Callable[[], float], unix: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self._offset_ms = (unix() - monotonic()) * 1000
-
-    def set(self, now_ms: float) -> None:
-        self._offset_ms = now_ms - self._monotonic() * 1000
-
-    def now_ms(self) -> int:
-        return int(self._monotonic() * 1000 + self._offset_ms)
 
 
 class Around(Protocol):
@@ -92,6 +79,8 @@ class Home:
         self._position = "0-0"
         self.is_behind = True
         """The claim's entry has not been applied yet."""
+        self._held: list[tuple[str, Parcel]] = []
+        """Parcels of before that entry."""
         self._since_saved = 0
         self._save_not_before = 0.0
         self._wishes: dict[tuple[str, str | int | None], GrantIce] = {}
@@ -125,10 +114,11 @@ class Home:
             self._grant(wish)
 
     def go_alone(self) -> None:
-        """Redis is lost: serve this node's own clients from memory."""
+        """Redis is lost: serve this node's own clients from memory. They resume."""
         self._stop_tasks()
         self.is_alone = True
-        self.replica.stay_alone(self._around.node)
+        now_ms = self._around.clock.now_ms()
+        self._carry_out(self.replica.go_alone(self._around.node, now_ms))
         self._watch_deadline()
 
     async def rejoin(self) -> bool:
@@ -210,10 +200,15 @@ class Home:
                 self._position = written.entry_id
                 if written.entry is not None:
                     self._apply(written, written.entry)
-                if not self.is_behind and self.replica.home != self._around.node:
+                if self._is_superseded:
                     self._around.over(self)
                     return
             await self._after(len(entries))
+
+    @property
+    def _is_superseded(self) -> bool:
+        """Another home's claim was applied."""
+        return not self.is_behind and self.replica.home != self._around.node
 
     async def _after(self, count: int) -> None:
         """What is to be done between two reads."""
@@ -249,13 +244,25 @@ class Home:
         outcome = self.replica.apply(entry, written.unix_ms)
         if self.is_behind and isinstance(entry, Granted):
             self._forget_wish(entry)
+        if self._is_superseded:
+            return  # What it means the other one says, who may know less than is known here.
+        if isinstance(entry, Claimed) and entry.is_doubtful:
+            # Before it the former home may have said something else, to sessions that moved.
+            self._held.clear()
         self._carry_out(outcome)
         if self.is_behind and order(written.entry_id) >= order(self._claim.entry_id):
-            self.is_behind = False
-            self._since_saved = SAVE_ENTRIES
-            for wish in self._wishes.values():
-                self._grant(wish)
-            self._wishes.clear()
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """From here on this home speaks: also of what the former one may not have said any more."""
+        self.is_behind = False
+        self._since_saved = SAVE_ENTRIES
+        for node, parcel in self._held:
+            self._tell(node, parcel)
+        self._held.clear()
+        for wish in self._wishes.values():
+            self._grant(wish)
+        self._wishes.clear()
 
     def _forget_wish(self, entry: Granted) -> None:
         granted = unpack(entry.packed)
@@ -270,10 +277,10 @@ class Home:
 
     def _carry_out(self, outcome: Outcome) -> None:
         for node, parcel in outcome.parcels:
-            if node == self._around.node:
-                self._around.deliver(parcel)
-            elif not self.is_alone:
-                self._around.dispatch(node, parcel)
+            if self.is_behind:
+                self._held.append((node, parcel))
+            else:
+                self._tell(node, parcel)
         for demand in outcome.demands:
             if isinstance(demand, Fact):
                 self._services.announce(demand)
@@ -284,6 +291,12 @@ class Home:
         for flaw in outcome.failures:
             self.failures += 1
             log.error("an input failed", exc_info=flaw)
+
+    def _tell(self, node: str, parcel: Parcel) -> None:
+        if node == self._around.node:
+            self._around.deliver(parcel)
+        elif not self.is_alone:
+            self._around.dispatch(node, parcel)
 
     def _grant(self, wish: GrantIce) -> None:
         grant = self._services.grant(
@@ -338,6 +351,9 @@ class Home:
         lease = await self._journal.renew(self.replica.account, self.holder)
         if lease is None:
             # Vacant: Redis was emptied, or this process was too slow.
+            if self.is_behind:
+                # What is not known here yet may be lost: an ordinary claim finds out.
+                return False
             claim = await self._journal.reclaim(
                 self.replica.account,
                 self._around.node,
@@ -348,13 +364,13 @@ class Home:
                 return False
             self._claim = claim
             self._held_until = began + LEASE_MS / 1000
-            if not self.is_behind:
-                await self._save(anew=True)
+            await self._save(anew=True)
             return True
         self._held_until = began + LEASE_MS / 1000
         self._around.clock.set(lease.now_ms)
-        if order(lease.last_id) < order(self._position) and not self.is_behind:
-            # A failover has lost the journal's end, which is only here now.
+        lost_end = order(lease.last_id) < order(self._position)
+        if (lost_end or lease.is_other_run) and not self.is_behind:
+            # After a failover the journal's end may be only here.
             await self._save(anew=True)
         return True
 

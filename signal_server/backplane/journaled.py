@@ -15,8 +15,9 @@ from signal_server import clock
 from signal_server.backplane.contract import Figures, Services, Speaker, figures_of
 from signal_server.backplane.entries import Parcel
 from signal_server.backplane.facts import Facts
-from signal_server.backplane.home import Home, RedisClock
+from signal_server.backplane.home import Home
 from signal_server.backplane.post import Post
+from signal_server.backplane.redis_clock import RedisClock
 from signal_server.backplane.redis_journal import RedisJournal
 from signal_server.backplane.replica import Replica
 from signal_server.backplane.standby import Room

@@ -24,7 +24,8 @@ class Fate(Enum):
 
     GOES_ON = auto()
     CUT = auto()
-    """Something is missing: every connection of it must begin anew."""
+    """Something is missing here, or the home does not know what was heard: every connection of it
+    must begin anew."""
 
 
 class Link:
@@ -44,6 +45,7 @@ class Link:
         self._pending: OrderedDict[int, Batch] = OrderedDict()
         """Batches that have not taken effect."""
         self._under_way = 0
+        self._asks = False
         self._heard = 0
         self._epoch = 0
         self._logs: dict[int, deque[tuple[int, bytes]]] = {}
@@ -56,9 +58,13 @@ class Link:
     def submit(self, event: Input) -> None:
         self._events.append(pack(event))
 
+    def ask(self) -> None:
+        """Say nothing, which is answered like all else: by a home that knows this link."""
+        self._asks = True
+
     @property
     def has_news(self) -> bool:
-        return bool(self._events) or self.seen is not None
+        return bool(self._events) or self.seen is not None or self._asks
 
     @property
     def is_full(self) -> bool:
@@ -77,8 +83,9 @@ class Link:
 
     def take(self, fresh: str) -> Batch | None:
         """The next batch; None when there is nothing to say."""
-        if not self._events:
+        if not self._events and not self._asks:
             return None
+        self._asks = False
         most = min(len(self._events), MAX_BATCH_EVENTS)
         events = [self._events.popleft() for _ in range(most)]
         self.taken += 1
@@ -110,15 +117,15 @@ class Link:
             return []
         if parcel.number == 0:
             return Fate.CUT
-        if parcel.epoch > self._epoch:
-            self._epoch, was = parcel.epoch, self._epoch
-            if was:
-                self.seen = Seen(self.number, self._node, self._heard, self.done)
-        if parcel.number <= self._heard:
+        is_new_home = 0 < self._epoch < parcel.epoch
+        self._epoch = parcel.epoch
+        if parcel.number <= self._heard and not is_new_home:
             return []
-        if parcel.number > self._heard + 1:
+        if parcel.after != self._heard:
             return Fate.CUT
         self._heard = parcel.number
+        if is_new_home:
+            self.seen = Seen(self.number, self._node, parcel.epoch)
         while self._pending and next(iter(self._pending)) <= parcel.done:
             self._under_way -= len(self._pending.popitem(last=False)[1].events)
         self.done = max(self.done, parcel.done)

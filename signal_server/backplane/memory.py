@@ -67,9 +67,10 @@ class MemoryBackplane:
             self._timer.cancel()
 
     def submit(self, account: str, event: inputs.Input) -> None:
-        now = self._clocks.monotonic()
-        self._execute(self._switchboard.handle(event, now, int(self._clocks.unix() * 1000)))
-        if self._switchboard.has_new_deadline:
+        board, clocks = self._switchboard, self._clocks
+        now = clocks.monotonic()
+        self._execute(board.handle(event, now, int(clocks.unix() * 1000)))
+        if board.has_new_deadline:
             self._wake(now)
 
     def relay(self, account: str, connection: int, message: ClientMessage, text: str) -> None:

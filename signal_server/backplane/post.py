@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from signal_server.backplane.contract import Services, Speaker
-from signal_server.backplane.entries import Batch, Entry, Item, Kind, Parcel
+from signal_server.backplane.entries import Batch, Entry, Item, Kind, Parcel, farewell
 from signal_server.backplane.home import CLAIM_MS, Around, Home
 from signal_server.backplane.link import Fate, Link
 from signal_server.backplane.redis_journal import RedisJournal
@@ -77,9 +77,9 @@ class Post:
         self._farewells: deque[Batch] = deque(maxlen=MAX_FAREWELLS)
         """Of links that are cut, for a home that does not know it."""
         self._claims_from = 0.0
-        self._waits_for: tuple[int, int] | None = None
-        """The link and the last of its batches that took effect."""
-        self._waits_since = 0.0
+        self._stands_at = (0, 0)
+        """The link, and how far it has come."""
+        self._stands_since = 0.0
         self._emptied_at: float | None = None
         self._settling: list[tuple[int, asyncio.Future[None]]] = []
         loop = asyncio.get_running_loop()
@@ -127,6 +127,9 @@ class Post:
         """What an entry of the journal means for this node."""
         link = self._link
         if parcel.link != link.number:
+            if parcel.number and all(each.link != parcel.link for each in self._farewells):
+                # On its way when the link was cut, or a failover has lost that it was.
+                self._bid_farewell(parcel.link)
             return
         heard = link.hear(parcel)
         if isinstance(heard, Fate):
@@ -169,9 +172,7 @@ class Post:
         gone, self.connections = self.connections, set()
         old, self._link = self._link, self._new_link()
         if old.taken:
-            # The home must not wait for it for ever: it cuts what has a hole in its numbers.
-            self._farewells.append(Batch(old.number, self._plane.node, old.taken + 2, "", []))
-            self._news.set()
+            self._bid_farewell(old.number)
         for _, future in self._settling:
             if not future.done():
                 future.set_result(None)
@@ -180,6 +181,11 @@ class Post:
             outlet = self._plane.speaker.connections.get(connection)
             if outlet is not None:
                 outlet.close(CloseCode.GO_AWAY, "resume")
+
+    def _bid_farewell(self, link: int) -> None:
+        """The home must not wait for it for ever."""
+        self._farewells.append(farewell(link, self._plane.node))
+        self._news.set()
 
     def _new_link(self) -> Link:
         return Link(secrets.randbits(_LINK_BITS), self.account, self._plane.node)
@@ -197,10 +203,8 @@ class Post:
             return
         if self.home.is_alone:
             return
+        # Which cuts the link.
         self.home.go_alone()
-        for batch in self._link.pending:
-            self.home.apply_alone(batch)
-        self._news.set()
 
     def _go_on_from_standby(self) -> None:
         known = self._standby.replica()
@@ -310,7 +314,7 @@ class Post:
                 if self.home is None and self._is_wanted and may_claim:
                     await self._claim()
                 self._stand_by()
-                await self._write_again()
+                await self._look_after_link()
             except FleetUnavailable:
                 pass
             await asyncio.sleep(WATCH_S * random.uniform(0.5, 1.0))  # noqa: S311
@@ -321,15 +325,20 @@ class Post:
         elif not self._plane.is_alone:
             self._standby.start()
 
-    async def _write_again(self) -> None:
-        """A failover may have lost what was written: nothing else would come of it."""
+    async def _look_after_link(self) -> None:
+        """A failover may have lost what was written, or that there is this link: nothing else would
+        come of it."""
         link, now = self._link, asyncio.get_running_loop().time()
-        waits_for = (link.number, link.done) if link.is_waiting else None
-        if waits_for is None or waits_for != self._waits_for:
-            self._waits_for, self._waits_since = waits_for, now
-        elif now - self._waits_since >= PATIENCE_S and not self._plane.is_alone:
-            self._waits_since = now
-            await self._journal.append(self.account, link.pending)
+        stands_at = (link.number, link.done if link.is_waiting else link.heard)
+        if stands_at != self._stands_at:
+            self._stands_at, self._stands_since = stands_at, now
+        elif now - self._stands_since >= PATIENCE_S and not self._plane.is_alone:
+            self._stands_since = now
+            if link.is_waiting:
+                await self._journal.append(self.account, link.pending)
+            elif self.connections:
+                link.ask()
+                self._news.set()
 
     @property
     def _is_wanted(self) -> bool:

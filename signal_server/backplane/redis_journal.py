@@ -24,6 +24,7 @@ from signal_server.backplane.entries import (
     encode,
 )
 from signal_server.core.state import FORMAT
+from turn_broker.fleet.redis_busy import Addition, busy_streams
 from turn_broker.fleet.redis_stream import call
 from turn_broker.fleet.redis_url import RedisClient
 
@@ -46,8 +47,9 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return false end
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local known = redis.call('GET', KEYS[2]) or '0 -'
 local last = tonumber(string.match(known, '^%d+'))
-local doubtful = string.match(known, '%S+$') ~= run and last > 0
-if last < tonumber(ARGV[3]) and ARGV[4] == '0' then return {0, ''} end
+local forgotten = last < tonumber(ARGV[3])
+local doubtful = last > 0 and (forgotten or string.match(known, '%S+$') ~= run)
+if (forgotten or doubtful) and ARGV[4] == '0' then return {0, ''} end
 local epoch = math.max(last, tonumber(ARGV[3])) + 1
 redis.call('SET', KEYS[2], epoch .. ' ' .. run)
 redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. epoch, 'PX', ARGV[2])
@@ -59,8 +61,10 @@ _RECLAIM = """
 -- KEYS home, epoch, journal. ARGV node, lease, epoch so far, deadline
 local time = redis.call('TIME')
 if time[1] * 1000 + time[2] / 1000 > tonumber(ARGV[4]) then return false end
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-local now = tonumber(string.match(redis.call('GET', KEYS[2]) or '0', '^%d+'))
+local known = redis.call('GET', KEYS[2]) or '0 -'
+local now = tonumber(string.match(known, '^%d+'))
+-- Only what is saved says that another process of Redis has everything.
+local run = string.match(known, '%S+$')
 local holder = redis.call('GET', KEYS[1])
 local mine = ARGV[1] .. ' ' .. ARGV[3]
 if holder and holder ~= mine then return false end
@@ -77,7 +81,9 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return false end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 for i = 2, 4 do redis.call('EXPIRE', KEYS[i], ARGV[3]) end
 local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)
-return {redis.call('TIME'), last[1] and last[1][1] or '0-0'}
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local known = string.match(redis.call('GET', KEYS[2]) or '', '%x+$')
+return {redis.call('TIME'), last[1] and last[1][1] or '0-0', known == run and 0 or 1}
 """
 _SAVE = """
 -- KEYS home, journal, snapshot, epoch. ARGV holder, position, state, life, anew
@@ -120,6 +126,8 @@ class Lease(NamedTuple):
     """Redis' clock."""
     last_id: str
     """The journal's last entry."""
+    is_other_run: bool
+    """Redis is another process than the one that gave the home its epoch: it may have forgotten."""
 
 
 class Written(NamedTuple):
@@ -172,6 +180,7 @@ class RedisJournal:
 
     def __init__(self, client: RedisClient, secret: str) -> None:
         self._client = client
+        self._streams = busy_streams(client)
         derived = HKDF(SHA256(), 32, None, _PURPOSE).derive(secret.encode())
         self._cipher = AESGCM(derived)
 
@@ -184,19 +193,11 @@ class RedisJournal:
         """In this order; after a failure some may be there."""
         key = _keys(account).journal
         sealed = [self._seal(encode(entry)) for entry in entries]
-        if len(sealed) == 1:
-            await call(self._client.xadd(key, {"e": sealed[0]}))
-            return
-        pipeline = self._client.pipeline(transaction=False)
-        for each in sealed:
-            pipeline.xadd(key, {"e": each})
-        await call(pipeline.execute())
+        await self._streams.add([Addition(key, "e", each) for each in sealed])
 
     async def read(self, account: str, after: str, block_ms: int | None) -> list[Written]:
         """The next entries; waits for them when `block_ms` is given."""
-        key = _keys(account).journal
-        answer = await call(self._client.xread({key: after}, count=READ_COUNT, block=block_ms))
-        found = _entries_of(answer)
+        found = await self._streams.read(_keys(account).journal, after, READ_COUNT, block_ms)
         return [Written(entry_id.decode(), self._entry(fields)) for entry_id, fields in found]
 
     async def saved(self, account: str) -> tuple[bytes | None, str]:
@@ -230,9 +231,8 @@ class RedisJournal:
 
     async def read_sealed(self, account: str, after: str, block_ms: int) -> list[Sealed]:
         """The next entries as they are kept; waits for them."""
-        key = _keys(account).journal
-        answer = await call(self._client.xread({key: after}, count=READ_COUNT, block=block_ms))
-        return [Sealed(entry_id.decode(), fields) for entry_id, fields in _entries_of(answer)]
+        found = await self._streams.read(_keys(account).journal, after, READ_COUNT, block_ms)
+        return [Sealed(entry_id.decode(), fields) for entry_id, fields in found]
 
     def opened(self, kept: Kept) -> bytes | None:
         """The state; None when there is none."""
@@ -249,8 +249,9 @@ class RedisJournal:
         """Become the account's home; None while it has one, or when Redis only gets to it after
         the deadline: a Redis that hung would grant what nobody waits for any more.
 
-        When Redis has forgotten even the epoch `known` here, only `anew` makes a home: the former
-        one may still have everything. Otherwise the claim's epoch is 0.
+        When Redis has forgotten even the epoch `known` here, or is another process than the one
+        that gave it, only `anew` makes a home: the former one may still have everything. Otherwise
+        the claim's epoch is 0.
         """
         keys = _keys(account)
         names = [keys.home, keys.epoch, keys.journal]
@@ -271,8 +272,9 @@ class RedisJournal:
         answer = await self._eval(_RENEW, names, holder, LEASE_MS, KEPT_S)
         if not answer:
             return None
-        (seconds, micros), last = answer
-        return Lease(int(seconds) * 1000 + int(micros) / 1000, last.decode())
+        (seconds, micros), last, is_other_run = answer
+        now_ms = int(seconds) * 1000 + int(micros) / 1000
+        return Lease(now_ms, last.decode(), bool(is_other_run))
 
     async def release(self, account: str, holder: str) -> None:
         await self._eval(_RELEASE, [_keys(account).home], holder)
@@ -299,19 +301,17 @@ class RedisJournal:
 
     async def post(self, parcels: Mapping[str, list[Parcel]]) -> None:
         """Into the nodes' inboxes."""
-        pipeline = self._client.pipeline(transaction=False)
-        for node, each in parcels.items():
-            key = _inbox(node)
-            pipeline.xadd(key, {"p": self._seal(encode(each))}, maxlen=MAX_INBOX, approximate=True)
-        await call(pipeline.execute())
+        await self._streams.add(
+            [
+                Addition(_inbox(node), "p", self._seal(encode(each)), MAX_INBOX)
+                for node, each in parcels.items()
+            ]
+        )
 
     async def collect(self, node: str, after: str, block_ms: int) -> tuple[list[Parcel], str]:
         """The inbox's next parcels, and where to go on."""
-        answer = await call(
-            self._client.xread({_inbox(node): after}, count=READ_COUNT, block=block_ms)
-        )
         parcels: list[Parcel] = []
-        for entry_id, fields in _entries_of(answer):
+        for entry_id, fields in await self._streams.read(_inbox(node), after, READ_COUNT, block_ms):
             after = entry_id.decode()
             opened = self._open(fields.get(b"p", b""))
             if opened is not None:
@@ -363,13 +363,3 @@ def _node(node: str) -> str:
 
 def _claim_of(answer: Any) -> Claim | None:
     return Claim(int(answer[0]), answer[1].decode()) if answer else None
-
-
-def _entries_of(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Of a read of one stream; RESP2 lists and RESP3 maps alike."""
-    if not answer:
-        return []
-    if isinstance(answer, dict):
-        (entries,) = answer.values()
-        return entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries
-    return answer[0][1]  # type: ignore[no-any-return]

@@ -7,7 +7,6 @@ the entries: milliseconds of Redis' clock. It does not know Redis or which node 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,15 +40,16 @@ from signal_server.core.effects import (
     Send,
     Unattached,
 )
-from signal_server.core.room import Session
 from signal_server.core.state import capture, pack, restore, unpack
 from signal_server.core.switchboard import Switchboard
 from signal_server.wire.codec import Refusal, decode
 from signal_server.wire.codes import CloseCode
 
-FORGOTTEN = "forgotten"
-"""Why a session ends whose latest messages nobody knows any more."""
 BEYOND_ALL = 2**53 - 1
+"""No session has so many messages: who has seen that number finds a gap."""
+_DIGEST_BITS = 64
+_SHOWN_BITS = 22
+"""Of the digest, in a parcel's number."""
 
 
 @dataclass(slots=True)
@@ -61,8 +61,6 @@ class LinkState:
     """Number of the last one."""
     parcels: int = 0
     """Number of the last one."""
-    at_claim: tuple[int, int] = (0, 0)
-    """`parcels` and `batches` when the present home took over."""
 
 
 class Outcome(Struct):
@@ -90,14 +88,21 @@ class Replica:
         self._outcome = Outcome([], [], [])
         self._items: dict[int, list[Item]] = {}
         self._unix_ms = 0
-        self._doubted: dict[str, int] = {}
-        """Sessions by the last number that stands here, until their clients are seen to agree."""
+        self._digest = 0
+        """Of the times of all entries: another journal comes to another one."""
+        self._doubted: set[str] = set()
+        """Sessions whose clients may have been told what is not known here."""
+        self._alone: str | None = None
+        """The node whose clients are all that can be reached."""
+        self._doubtful_epoch = 0
+        """Who has heard that home or a later one, and agrees, is not doubted."""
 
     # Applying -------------------------------------------------------------------------------
 
     def apply(self, entry: Entry, unix_ms: int) -> Outcome:
         """Let the entry take effect."""
         self._begin(unix_ms)
+        self._digest = _rolled(self._digest, unix_ms)
         match entry:
             case Batch():
                 self._batch(entry, unix_ms)
@@ -106,7 +111,7 @@ class Replica:
             case Granted():
                 self._feed(unpack(entry.packed), unix_ms)
             case Seen():
-                self._seen(entry, unix_ms)
+                self._seen(entry)
             case Lost():
                 self.lose(entry.node, unix_ms)
             case Claimed():
@@ -132,32 +137,29 @@ class Replica:
 
     def stay_alone(self, node: str | None) -> None:
         """Only this node's clients can be reached; None: all of them again."""
-        if node is None:
-            self.board.cut_off(None)
-            return
+        self._alone = node
+        self.board.cut_off(None if node is None else self._is_elsewhere)
 
-        def is_elsewhere(connection: int) -> bool:
-            link = self.links.get(link_of(connection))
-            return link is None or link.node != node
+    def _is_elsewhere(self, connection: int) -> bool:
+        link = self.links.get(link_of(connection))
+        return link is None or link.node != self._alone
 
-        self.board.cut_off(is_elsewhere)
-
-    def part(self, node: str, unix_ms: int) -> None:
-        """Go on without the home, for that node's clients: they resume. Whoever is connected
-        elsewhere is shown what the home says, and may not go on with that here."""
-        self.home = node
+    def go_alone(self, node: str, unix_ms: int) -> Outcome:
+        """Go on for that node's clients, but in no journal: whoever was told something of it has a
+        secret that only stands here, and cannot go on elsewhere as if it were known there."""
         self._begin(unix_ms)
         self.lose(node, unix_ms)
-        self._doubt(self.board.sessions.by_connection.values())
         self.stay_alone(node)
+        return self._outcome
+
+    def part(self, node: str, unix_ms: int) -> None:
+        """Go on without the home."""
+        self.home = node
+        self.go_alone(node, unix_ms)
 
     def doubt(self) -> None:
         """Clients may have been told what is not known here: none goes on as if it were."""
-        self._doubted = {}
-        self._doubt(self.board.sessions.by_id.values())
-
-    def _doubt(self, sessions: Iterable[Session]) -> None:
-        self._doubted.update((session.id, session.outbox.seq) for session in sessions)
+        self._doubted = set(self.board.sessions.by_id)
 
     def next_deadline(self) -> float | None:
         """Unix seconds of Redis' clock."""
@@ -196,25 +198,16 @@ class Replica:
 
     def _claimed(self, claimed: Claimed) -> None:
         self.home, self.epoch = claimed.node, claimed.epoch
-        for link in self.links.values():
-            link.at_claim = (link.parcels, link.batches)
         if claimed.is_doubtful:
+            self._doubtful_epoch = claimed.epoch
             self.doubt()
+            # Every link sees from a parcel whether it was told what the journal has lost.
+            self._items = {number: [] for number in self.links}
 
-    def _seen(self, seen: Seen, unix_ms: int) -> None:
-        """A link that has heard or said more than stands here: the journal has lost its end, and
-        with it what its sessions were told. Numbers may not be used twice, so they are over."""
-        link = self.links.get(seen.link)
-        if link is None:
-            return
-        sessions = self._sessions_of(seen.link)
-        if seen.parcels > link.at_claim[0] or seen.batches > link.at_claim[1]:
-            for connection, _ in sessions:
-                self._feed(inputs.Closed(connection, FORGOTTEN), unix_ms)
-            self._cut(seen.link, seen.node, unix_ms)
-            return
-        for _, session in sessions:
-            self._doubted.pop(session, None)
+    def _seen(self, seen: Seen) -> None:
+        """All that the link was told is known here; otherwise it cuts itself."""
+        if seen.epoch >= self._doubtful_epoch:
+            self._doubted.difference_update(id_ for _, id_ in self._sessions_of(seen.link))
 
     def _sessions_of(self, link: int) -> list[tuple[int, str]]:
         among = connections_of(link)
@@ -222,14 +215,19 @@ class Replica:
         return [(c, session.id) for c, session in by_connection.items() if c in among]
 
     def _trusted(self, event: inputs.Input) -> inputs.Input:
-        """A resume with a number from behind the lost end of the journal finds a gap."""
-        if not self._doubted or not isinstance(event, inputs.Resumed):
-            return event
-        known = self._doubted.pop(event.resume.session, None)
-        if known is None or event.resume.last_seq <= known:
+        """Whoever may have been told what is not known here finds a gap: also with a number that
+        stands here, which may have been another message's."""
+        if not isinstance(event, inputs.Resumed) or not self._is_doubted(event.resume.session):
             return event
         beyond = structs.replace(event.resume, last_seq=BEYOND_ALL)
         return structs.replace(event, resume=beyond)
+
+    def _is_doubted(self, session: str) -> bool:
+        known = self.board.sessions.by_id.get(session)
+        if known is None or self._alone is None or known.connection is None:
+            return session in self._doubted
+        # While alone: another home may tell more to those that are connected elsewhere.
+        return session in self._doubted or self._is_elsewhere(known.connection)
 
     def _cut(self, number: int, node: str, unix_ms: int) -> None:
         """Something is missing between the node and us: its connections begin anew."""
@@ -237,7 +235,7 @@ class Replica:
             self._feed(inputs.Closed(connection, "connection_lost"), unix_ms)
         link = self.links.pop(number, None)
         self._items.pop(number, None)
-        parcel = Parcel(self.account, number, self.epoch, 0, 0, [])
+        parcel = Parcel(self.account, number, self.epoch, 0, 0, 0, [])
         if link is None or link.node == node:
             self._outcome.parcels.append((node, parcel))
 
@@ -284,24 +282,32 @@ class Replica:
         link = self.links.get(number)
         if link is None:
             return
-        link.parcels += 1
-        parcel = Parcel(self.account, number, self.epoch, link.parcels, link.batches, items)
+        after, shown = link.parcels, self._digest >> (_DIGEST_BITS - _SHOWN_BITS)
+        link.parcels = max((self._unix_ms << _SHOWN_BITS) + shown, after + 1)
+        parcel = Parcel(self.account, number, self.epoch, link.parcels, after, link.batches, items)
         self._outcome.parcels.append((link.node, parcel))
 
     # State ----------------------------------------------------------------------------------
 
     def capture(self) -> bytes:
-        links = {n: (e.node, e.batches, e.parcels, e.at_claim) for n, e in self.links.items()}
-        return pack(
-            (self.epoch, self.home, links, self._doubted, self.facts.last, capture(self.board))
-        )
+        links = {n: (e.node, e.batches, e.parcels) for n, e in self.links.items()}
+        doubts = (self._doubtful_epoch, self._doubted & self.board.sessions.by_id.keys())
+        own = (self.epoch, self.home, links, self._digest, doubts, self.facts.last)
+        return pack((*own, capture(self.board)))
 
     def restore(self, octets: bytes) -> None:
         """Into a fresh one; raises `state.StateError`."""
-        self.epoch, self.home, links, self._doubted, last, board = unpack(octets)
+        self.epoch, self.home, links, self._digest, doubts, last, board = unpack(octets)
+        self._doubtful_epoch, self._doubted = doubts
         self.facts.last = last
         self.links = {number: LinkState(*fields) for number, fields in links.items()}
         restore(self.board, board)
+
+
+def _rolled(digest: int, value: int) -> int:
+    """Knuth's MMIX generator, fed with values: its upper bits are good."""
+    mixed = (digest ^ value) * 6364136223846793005 + 1442695040888963407
+    return mixed & ((1 << _DIGEST_BITS) - 1)
 
 
 def _global(link: int, event: Any) -> inputs.Input:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from coturn import LOOPBACK, free_port
+from coturn import LOOPBACK
 from node_peers import peer, ticket
 from nodes import Node, start_nodes
-from redis_server import RedisServer, start_redis, start_sentinel
+from redis_server import RedisServer, start_cluster, start_redis, start_sentinel
 from rtc import until
 
 pytestmark = pytest.mark.redis
@@ -24,32 +23,8 @@ MASTERS = 3
 @pytest.fixture
 def masters() -> Iterator[list[RedisServer]]:
     """A Cluster that has all slots."""
-    with ExitStack() as stack:
-        servers = [
-            stack.enter_context(
-                start_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-            )
-            for _ in range(MASTERS)
-        ]
-        for first, server in zip(range(0, 16384, 5462), servers, strict=True):
-            last = min(first + 5461, 16383)
-            server.command("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
-        for number, server in enumerate(servers, 1):
-            server.command("CLUSTER", "SET-CONFIG-EPOCH", str(number))
-        command = ["redis-cli", "-p", str(servers[0].port), "cluster", "nodes"]
-        for server in servers[1:]:
-            bus = _bus_port(server)
-            servers[0].command("CLUSTER", "MEET", LOOPBACK, str(server.port), str(bus))
-        for server in servers:
-            server.wait_for("CLUSTER", "INFO", expected="cluster_state:ok")
-            server.wait_for("CLUSTER", "INFO", expected=f"cluster_known_nodes:{MASTERS}")
-        subprocess.run(command, check=True, capture_output=True)
+    with start_cluster(MASTERS) as servers:
         yield servers
-
-
-def _bus_port(server: RedisServer) -> int:
-    line = server.command("CLUSTER", "NODES").splitlines()[1]
-    return int(line.split()[1].partition("@")[2].partition(",")[0])
 
 
 async def test_on_a_cluster_a_killed_node_loses_nothing(
