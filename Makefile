@@ -6,9 +6,12 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+EXTRAS := '.[probes,test]'
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install --retries 5
 PYTEST := $(BIN)/python -m pytest
+# pip and npm try a connection again, but not a download that breaks off.
+twice = $(1) || { echo "failed; once more"; sleep 5; $(1); }
 
 .PHONY: help run test check format js bench compiled clean
 help:
@@ -18,15 +21,15 @@ $(VENV)/run.stamp: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Parley needs Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "this Python cannot make virtual environments: install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[probes]'
+	$(call twice,$(PIP) -e '.[probes]')
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
-	$(PIP) -e '.[probes,test]'
+	$(call twice,$(PIP) -e $(EXTRAS))
 	@touch $@
 
 node_modules/.package-lock.json: package.json package-lock.json
-	npm ci --no-audit --no-fund --loglevel=error
+	$(call twice,npm ci --no-audit --no-fund --loglevel=error)
 	@touch $@
 
 run: $(VENV)/run.stamp

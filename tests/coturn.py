@@ -16,6 +16,8 @@ from pathlib import Path
 from turn_broker.relay.stun import Kind, Method, build, parse
 
 LOOPBACK = "127.0.0.1"
+_PORTS: tuple[int, ...] = (*range(11_000, 15_000), *range(31_000, 32_700))
+"""Of servers; no test relays through them, and no browser shuns them."""
 _FIRST_RELAY_PORT = 15_000
 _RELAY_PORT_SPREAD = 15_000
 _RELAY_PORTS = 500
@@ -27,12 +29,17 @@ def has_coturn() -> bool:
 
 
 def free_port() -> int:
-    """A port number free for TCP and UDP at this moment."""
+    """A port number free for TCP and UDP, below those that the kernel gives to clients.
+
+    So nobody takes it by accident: neither before its server starts nor while it is down.
+    """
     while True:
+        port: int = secrets.choice(_PORTS)
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind((LOOPBACK, 0))
-            port: int = tcp.getsockname()[1]
+            # What a former server's clients have left in TIME_WAIT keeps none from starting.
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
+                tcp.bind((LOOPBACK, port))
                 udp.bind((LOOPBACK, port))
             except OSError:
                 continue
@@ -152,7 +159,7 @@ def _tls(coturn: Coturn, certificate: tuple[Path, Path] | None) -> list[str]:
 
 def _answers(coturn: Coturn, child: subprocess.Popen[bytes], *, tcp: bool) -> bool:
     """Whether STUN is answered over UDP and the streams accept, before the child ends."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     streams = [coturn.port] * tcp + [coturn.tls_port] * bool(coturn.tls_port)
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.settimeout(0.1)
@@ -162,7 +169,7 @@ def _answers(coturn: Coturn, child: subprocess.Popen[bytes], *, tcp: bool) -> bo
                 client.sendto(build(Method.BINDING, Kind.REQUEST, transaction_id), coturn.address)
                 answer = parse(client.recv(2048))
                 for port in streams:
-                    socket.create_connection((coturn.host, port), timeout=1).close()
+                    socket.create_connection((coturn.host, port), timeout=5).close()
                 return answer is not None and answer.transaction_id == transaction_id
             except OSError:
                 continue

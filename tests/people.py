@@ -55,7 +55,7 @@ MEASURE = """async () => {
 }"""
 
 
-def eventually(page: Page, check: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+def eventually(page: Page, check: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
     """Wait for a condition that no locator can express."""
     deadline = time.monotonic() + seconds
     while not check():
@@ -98,14 +98,14 @@ class Person:
         self.page.goto(f"{self.url}/demo")
         self.page.fill("#name", self.name)
         self.page.click("#create-button")
-        expect(self.page.locator("#room")).to_be_visible(timeout=15_000)
+        expect(self.page.locator("#room")).to_be_visible(timeout=30_000)
         return self.page.input_value("#link")
 
     def join(self, link: str) -> None:
         self.page.goto(link)
         self.page.fill("#name", self.name)
         self.page.click("#join-button")
-        expect(self.page.locator("#room")).to_be_visible(timeout=15_000)
+        expect(self.page.locator("#room")).to_be_visible(timeout=30_000)
 
     def call(self, *, video: bool = True) -> None:
         self.page.click(f"[data-call={'video' if video else 'voice'}]")
@@ -113,7 +113,7 @@ class Person:
     def accept(self, *, video: bool = True) -> None:
         self.page.click("#accept" if video else "#accept-voice")
 
-    def sees_status(self, pattern: str, seconds: float = 15.0) -> None:
+    def sees_status(self, pattern: str, seconds: float = 30.0) -> None:
         status = self.page.locator("#status")
         try:
             expect(status).to_have_text(re.compile(pattern), timeout=seconds * 1000)

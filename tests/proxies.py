@@ -13,7 +13,7 @@ from pathlib import Path
 from coturn import free_port
 
 _DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
-_READY_S = 10.0
+_READY_S = 30.0
 
 
 def _nginx(home: Path, port: int, upstream: str, idle_s: int) -> list[str]:

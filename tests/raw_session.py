@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 Json = dict[str, Any]
-_WAIT_S = 10.0
+_WAIT_S = 20.0
 
 
 class RawSession:

@@ -9,10 +9,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from coturn import LOOPBACK, free_port
+
+SLOTS = 16_384
+"""Of every Cluster."""
 
 
 def has_redis() -> bool:
@@ -47,7 +50,7 @@ class RedisServer:
             command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
         with (self._folder / "log").open("ab") as log:
             self._child = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not self._answers():
             if self._child.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self._folder / "log").read_text()[-2000:])
@@ -82,7 +85,7 @@ class RedisServer:
 
     def wait_for(self, *words: str, expected: str) -> None:
         """Until the answer to a command has `expected` in it."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while expected not in self.command(*words):
             assert time.monotonic() < deadline, f"{words} never answered {expected!r}"
             time.sleep(0.01)
@@ -123,3 +126,28 @@ def start_sentinel(master: RedisServer, service: str) -> Iterator[RedisServer]:
             yield server
         finally:
             server.kill()
+
+
+@contextmanager
+def start_cluster(masters: int) -> Iterator[list[RedisServer]]:
+    """A Cluster of masters without replicas, with about as many slots each, in their order."""
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                start_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+            )
+            for _ in range(masters)
+        ]
+        starts = [SLOTS * number // masters for number in range(masters + 1)]
+        for number, server in enumerate(servers):
+            first, last = starts[number], starts[number + 1] - 1
+            server.command("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+            server.command("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+        for server in servers[1:]:
+            own = server.command("CLUSTER", "NODES").splitlines()[1].split()[1]
+            bus = own.partition("@")[2].partition(",")[0]
+            servers[0].command("CLUSTER", "MEET", LOOPBACK, str(server.port), bus)
+        for server in servers:
+            server.wait_for("CLUSTER", "INFO", expected="cluster_state:ok")
+            server.wait_for("CLUSTER", "INFO", expected=f"cluster_known_nodes:{masters}\r")
+        yield servers

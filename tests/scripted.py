@@ -18,12 +18,12 @@ from signal_server.wire import messages as wire
 
 Session = Callable[["Wire", int], Awaitable[None]]
 QUICK = ClientSettings(
-    connect_timeout_s=5.0,
-    request_timeout_s=5.0,
-    pong_timeout_s=0.2,
+    connect_timeout_s=20.0,
+    request_timeout_s=20.0,
+    pong_timeout_s=1.0,
     backoff_base_s=0.01,
     backoff_cap_s=0.02,
-    reconnect_for_s=5.0,
+    reconnect_for_s=20.0,
 )
 
 
@@ -129,7 +129,7 @@ async def scripted(session: Session) -> AsyncIterator[str]:
 
 
 async def next_of(client: SignalingClient, kind: type[Any]) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         async for message in client:
             if isinstance(message, kind):
                 return message

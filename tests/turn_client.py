@@ -14,7 +14,7 @@ from turn_broker.credentials import TurnCredential
 from turn_broker.relay.framing import MAX_FRAME, StreamFrames, stream_frame
 from turn_broker.relay.stun import Attribute, Endpoint, read_xor_address
 
-DEADLINE = 10.0
+DEADLINE = 20.0
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -35,7 +35,7 @@ METERED_SID, METERED_TOKEN = "AC" + "3c" * 16, "e-0123456789abcdef0123456789abcd
 METERED_BYTES = 20_000
 ALLOCATIONS = 3
 """That one identity may hold."""
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 _COMMON = f"""
 [turn]
 realm = "{REALM}"
@@ -107,7 +107,7 @@ class TurnSite:
     redis: RedisServer | None = None
     agents: dict[str, AgentProcess] = field(default_factory=dict)
 
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=10))
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30))
 
     def ask(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
         """As the default account, unless `auth` or `headers` say otherwise; `url` is a broker's."""

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from people import CHROMIUM, FLAGS, Person
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 from rtc import isolated_network
 from servers import Parley, start_parley
+
+expect.set_options(timeout=30_000)
+"""A busy machine may need it; what is there is seen at once."""
 
 
 @pytest.fixture(scope="module")

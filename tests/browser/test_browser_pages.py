@@ -32,6 +32,27 @@ def test_pages_obey_their_own_content_policy(context: BrowserContext, parley: Pa
     assert complaints == []
 
 
+@pytest.mark.parametrize("path", ["/", "/demo", "/diagnostics"])
+def test_icons_do_not_go_away_with_the_server(
+    context: BrowserContext, parley: Parley, path: str
+) -> None:
+    page = context.new_page()
+    page.goto(parley.url + path)
+    expect(page.locator("#icon-check")).to_be_attached()
+    context.set_offline(True)
+    page.evaluate(
+        """async () => {
+          const { icon } = await import("/js/page.js");
+          document.querySelector("h1").append(icon("check"), icon("warning"));
+        }"""
+    )
+    for use in page.locator("h1 use").all():
+        assert use.evaluate("use => use.getBBox().width") > 0
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=OUTPUT / f"offline{path.replace('/', '-')}.png")
+    context.set_offline(False)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_no_page_is_wider_than_its_window(

@@ -173,7 +173,7 @@ def test_a_page_that_keeps_nothing_says_goodbye(
     bo = join(context, parley, "bo", transport=transport)
     peer = bo.evaluate("client.peer")
     getattr(bo, how)()
-    ada.wait_for_function("told.length > 0", timeout=5_000)
+    ada.wait_for_function("told.length > 0", timeout=20_000)
     [[name, detail]] = ada.evaluate("told")
     assert (name, detail["peer"], detail["reason"]) == ("peer_left", peer, "left")
     ada.evaluate("client.close()")

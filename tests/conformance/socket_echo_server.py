@@ -12,6 +12,7 @@ import json
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Echo:
     def __init__(self) -> None:
         self.closed_codes: list[int] = []
         self.after_close = 0
+        self.frames_in: Callable[[], int] = lambda: 0
 
     def opened(self, socket: Socket) -> None:
         socket.endpoint_state = 0
@@ -55,6 +57,8 @@ class Echo:
                 socket.send(b"last words")
                 socket.close(order["code"], order.get("reason", ""))
                 socket.send(b"never sent")
+            case "count":
+                socket.send(b"%d" % self.frames_in())
             case "raise":
                 raise RuntimeError(order)
             case "send":
@@ -135,6 +139,7 @@ async def main(options: dict[str, Any]) -> None:
     )
     echo = Echo()
     front = make_front({"/echo": echo, "/silent": Silent()}, settings)
+    echo.frames_in = lambda: front.sockets.counters.frames_in
     listener = listen("127.0.0.1", 0, user_timeout_s=options.get("user_timeout_s", 15.0))
     config = uvicorn.Config(
         application(front.sockets, echo),

@@ -22,7 +22,7 @@ SERVER = Path(__file__).with_name("socket_echo_server.py")
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 CONTINUE, LAST = 0x00, 0x80
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 
 
 def masked(first: int, payload: bytes = b"", mask: bytes = b"\x12\x34\x56\x78") -> bytes:

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,19 @@ from conformance.socket_wire import (
 )
 from websockets.asyncio.client import connect
 
+from signal_server.wire.limits import Limits
+
 FLOOD = 200_000
+QUESTIONS = 2000
+"""Of the neighbour of a flood; they fit into the buffers of a connection."""
 LOOPS = ["asyncio", "uvloop"]
 
 
-def kernel_queues(port: int) -> int:
-    """Unsent bytes that the kernel holds for the server's port, also of closed sockets."""
+def kernel_queues(port: int, *, received: bool = False) -> int:
+    """Bytes unsent, or unread, that the kernel holds for the port, also of closed sockets."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(int(row[4].split(":")[0], 16) for row in rows if row[1].endswith(f":{port:04X}"))
+    queues = [row[4].split(":") for row in rows if row[1].endswith(f":{port:04X}")]
+    return sum(int(queue[received], 16) for queue in queues)
 
 
 @contextlib.contextmanager
@@ -62,30 +68,38 @@ def flood(client: RawClient, stream: bytes) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "opening", "frame"),
+    ("opening", "frame"),
     [
-        pytest.param("ping", b"", masked(PING), id="ping"),
-        pytest.param("pong", b"", masked(PONG), id="pong"),
-        pytest.param("continuation", masked(0x01), masked(0x00), id="continuation"),
-        pytest.param("empty text", b"", masked(TEXT), id="empty text"),
+        pytest.param(b"", masked(PING), id="ping"),
+        pytest.param(b"", masked(PONG), id="pong"),
+        pytest.param(masked(0x01), masked(0x00), id="continuation"),
+        pytest.param(b"", masked(TEXT), id="empty text"),
     ],
 )
 def test_a_flood_of_tiny_frames_does_not_stall_a_neighbour(
-    echo: EchoServer, name: str, opening: bytes, frame: bytes
+    echo: EchoServer, opening: bytes, frame: bytes
 ) -> None:
+    """Counted by the server, while bytes of both wait for it: what it does in between is its own.
+
+    Clocks would measure the machine too.
+    """
     before = echo.stats()["frames_in"]
-    round_trips: list[float] = []
-    with echo.open() as neighbour, flood(echo.open("/silent"), opening + frame * FLOOD):
-        while not round_trips or echo.stats()["frames_in"] < before + FLOOD:
-            for _ in range(50):
-                started = time.perf_counter()
-                neighbour.send(masked(TEXT, b"still there?"))
-                assert neighbour.text() == "still there?"
-                round_trips.append((time.perf_counter() - started) * 1000)
-    round_trips.sort()
-    median, worst = round_trips[len(round_trips) // 2], round_trips[-1]
-    print(f"{name}: neighbour p50 {median:.2f} ms, max {worst:.2f} ms, n={len(round_trips)}")  # noqa: T201
-    assert worst < 500
+    questions = masked(TEXT, b'!{"do": "count"}') * QUESTIONS
+    with echo.open() as neighbour, contextlib.ExitStack() as flooding:
+        client = echo.open("/silent")
+        echo.process.send_signal(signal.SIGSTOP)
+        try:
+            neighbour.send(questions)
+            flooding.enter_context(flood(client, opening + frame * FLOOD))
+            eventually(lambda: kernel_queues(echo.port, received=True) > 2 * len(questions))
+        finally:
+            echo.process.send_signal(signal.SIGCONT)
+        handled = [int(neighbour.text()) for _ in range(QUESTIONS)]
+        eventually(lambda: echo.stats()["frames_in"] >= before + FLOOD + QUESTIONS, 60)
+    steps = [later - earlier for earlier, later in pairwise(handled)]
+    assert sum(steps) > 1.5 * QUESTIONS, "there was no flood meanwhile"
+    # Both have their turn in every tick, and the counter runs ahead by the rest of a turn.
+    assert max(steps) <= 4 * Limits().frames_per_tick
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -104,7 +118,7 @@ def test_a_client_that_stops_reading_is_cut_and_its_memory_freed(loop: str) -> N
             assert stats["closed_by_us"] == {"4002": len(clients)}
             eventually(lambda: server.stats()["sockets"] == 1)
             assert server.stats()["buffered"] == 0
-            eventually(lambda: kernel_queues(server.port) == 0, 2)
+            eventually(lambda: kernel_queues(server.port) == 0)
             assert server.stats()["rss_kib"] - start < 12_000
         for client in clients:
             client.tcp.close()
@@ -130,37 +144,35 @@ def test_a_peer_whose_window_is_shut_is_freed_after_our_close(loop: str) -> None
         client = server.connect(receive_buffer=4096).upgrade()
         client.order(do="send", times=50, size=20_000)
         client.order(do="close", code=4000)
-        eventually(lambda: server.stats()["sockets"] == 0, 5)
+        eventually(lambda: server.stats()["sockets"] == 0)
         assert server.stats()["closed_codes"] == [4000]
-        eventually(lambda: kernel_queues(server.port) == 0, 2)
+        eventually(lambda: kernel_queues(server.port) == 0)
         client.tcp.close()
-
-
-KEEP_ALIVE = {"ping_interval_s": 0.6, "ping_timeout_s": 0.4}
-BUSY_S = 1.0
-"""What a machine with other work may add."""
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_silent_peer_is_pinged_and_then_cut(loop: str) -> None:
-    with echo_server(loop=loop, limits=KEEP_ALIVE) as server, server.open() as client:
+    limits = {"ping_interval_s": 0.6, "ping_timeout_s": 0.4}
+    with echo_server(loop=loop, limits=limits) as server:
         started = time.monotonic()
-        assert client.frame() == (PING, b"")
-        assert 0.4 < time.monotonic() - started < 0.75 + BUSY_S
-        assert client.ended() == b""
-        assert 0.8 < time.monotonic() - started < 1.15 + BUSY_S
+        with server.open() as client:
+            assert client.frame() == (PING, b"")
+            assert time.monotonic() - started > 0.4
+            assert client.ended() == b""
+            assert time.monotonic() - started > 0.8
         stats = server.stats()
         assert stats["closed_codes"] == [4001]
         assert (stats["ping_timeout"], stats["sockets"], stats["waiting"]) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(
-    "limits", [KEEP_ALIVE, {"ping_interval_s": 0.3, "ping_timeout_s": 0.8}], ids=["short", "long"]
+    ("interval_s", "timeout_s"), [(1.5, 1.2), (0.3, 3.0)], ids=["short", "long"]
 )
-def test_a_peer_that_answers_pings_stays(limits: dict[str, float]) -> None:
+def test_a_peer_that_answers_pings_stays(interval_s: float, timeout_s: float) -> None:
     """Also where a ping may go unanswered for longer than the pause between two."""
+    limits = {"ping_interval_s": interval_s, "ping_timeout_s": timeout_s}
     with echo_server(limits=limits) as server, server.open() as client:
-        for _ in range(4):
+        for _ in range(3):
             assert client.frame() == (PING, b"")
             client.send(masked(PONG))
         client.send(masked(TEXT, b"alive"))
@@ -168,8 +180,9 @@ def test_a_peer_that_answers_pings_stays(limits: dict[str, float]) -> None:
 
 
 def test_a_peer_that_talks_is_not_pinged() -> None:
-    with echo_server(limits=KEEP_ALIVE) as server, server.open() as client:
-        stop = time.monotonic() + 1.5
+    limits = {"ping_interval_s": 1.5, "ping_timeout_s": 0.4}
+    with echo_server(limits=limits) as server, server.open() as client:
+        stop = time.monotonic() + 2.5
         while time.monotonic() < stop:
             client.send(masked(TEXT, b"chatter"))
             assert client.text() == "chatter"
@@ -179,11 +192,12 @@ def test_a_peer_that_talks_is_not_pinged() -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_server_that_was_stopped_does_not_blame_its_peers(loop: str) -> None:
-    with echo_server(loop=loop, limits=KEEP_ALIVE) as server, server.open() as client:
+    limits = {"ping_interval_s": 0.3, "ping_timeout_s": 1.5}
+    with echo_server(loop=loop, limits=limits) as server, server.open() as client:
         assert client.frame() == (PING, b"")
         client.send(masked(PONG))
         server.process.send_signal(signal.SIGSTOP)
-        time.sleep(1.5)
+        time.sleep(2.5)
         server.process.send_signal(signal.SIGCONT)
         assert client.frame() == (PING, b"")
         # A round trip to the other side of the world.

@@ -40,7 +40,7 @@ from turn_broker.fleet.messages import (
     UseSecrets,
 )
 from turn_broker.fleet.redis import RedisFleet
-from turn_broker.fleet.redis_url import connect
+from turn_broker.fleet.redis_url import CALL_TIMEOUT_S, connect
 from turn_broker.secret_ring import SecretRing
 
 AC1, AC2 = "AC" + "1" * 32, "AC" + "2" * 32
@@ -151,7 +151,7 @@ class Agent:
                     with contextlib.suppress(FleetUnavailable):
                         await self._fleet.answer(order.ticket, self._node, self._cut)
 
-    async def until_heard(self, order: Order, timeout_s: float = 10) -> None:
+    async def until_heard(self, order: Order, timeout_s: float = DEADLINE) -> None:
         async with asyncio.timeout(timeout_s):
             while order not in self.heard:
                 self._changed.clear()
@@ -205,11 +205,10 @@ async def test_a_revocation_reaches_agents_and_counts_what_they_cut(fleet: Fleet
     await fleet.report(report("a"))
     await fleet.report(report("b"))
     async with agent(fleet, "a", 2) as a, agent(fleet, "b", 3):
-        began = time.monotonic()
-        cut = await fleet.revoke(revoked(), wait_s=5)
+        async with asyncio.timeout(DEADLINE):
+            cut = await fleet.revoke(revoked(), wait_s=600)
 
         assert cut == Cut(relays=5, nodes=("a", "b"), silent=())
-        assert time.monotonic() - began < 1
         assert a.names() == ["alice.1"]
 
 
@@ -217,16 +216,16 @@ async def test_a_node_that_does_not_answer_is_named(fleet: Fleet) -> None:
     await fleet.report(report("a"))
     await fleet.report(report("mute"))
     async with agent(fleet, "a", 1), agent(fleet, "mute", None):
-        cut = await fleet.revoke(revoked("bob", "identity"), wait_s=0.1)
+        cut = await fleet.revoke(revoked("bob", "identity"), wait_s=1)
 
     assert cut == Cut(relays=1, nodes=("a",), silent=("mute",))
 
 
 async def test_without_agents_nobody_is_waited_for(fleet: Fleet) -> None:
-    began = time.monotonic()
+    async with asyncio.timeout(DEADLINE):
+        cut = await fleet.revoke(revoked(), wait_s=600)
 
-    assert await fleet.revoke(revoked(), wait_s=5) == Cut(relays=0, nodes=(), silent=())
-    assert time.monotonic() - began < 1
+    assert cut == Cut(relays=0, nodes=(), silent=())
 
 
 async def test_what_is_revoked(fleet: Fleet) -> None:
@@ -283,7 +282,7 @@ async def test_a_late_or_invented_answer_does_no_harm(fleet: Fleet) -> None:
     await fleet.report(report("a"))
     async with agent(fleet, "a", 1) as one:
         await fleet.answer("no such ticket", "a", 7)
-        assert (await fleet.revoke(revoked(), wait_s=5)).relays == 1
+        assert (await fleet.revoke(revoked(), wait_s=DEADLINE)).relays == 1
         (order,) = (order for order in one.heard if isinstance(order, Revoke))
         await fleet.answer(order.ticket, "a", 7)
 
@@ -482,7 +481,7 @@ async def test_closing_ends_every_orders(url: str) -> None:
         task = asyncio.create_task(one.run())
         await one.until_heard(Drain("a", False))
         await fleet.close()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, DEADLINE)
 
 
 # A Redis that goes away
@@ -523,7 +522,24 @@ async def test_a_redis_that_dies_and_comes_back(own_redis: RedisServer) -> None:
             assert await other.token("alice.2") is not None
             assert await other.token("alice.1") is not None
             await fleet.report(report("a"))
-            assert (await other.revoke(revoked("bob.1"), 5)).nodes == ("a",)
+            assert (await other.revoke(revoked("bob.1"), DEADLINE)).nodes == ("a",)
+
+
+@pytest.mark.redis
+async def test_an_answer_is_heard_that_was_given_while_nobody_listened(redis: RedisServer) -> None:
+    """As when an agent finds Redis again before the broker does that revokes."""
+    realm = secrets.token_hex(4)
+    deaf = RedisFleet(connect(redis.url), realm, time.time)
+    answers = f"parley:turn:{{{realm}}}:answers"
+    async with fleet_at(redis.url, realm) as fleet, agent(fleet, "a", 3):
+        await fleet.report(report("a"))
+        cut = asyncio.create_task(deaf.revoke(revoked(), DEADLINE))
+        await eventually(lambda: redis.command("XLEN", answers) == ":1\r\n")
+        await deaf.start()
+        try:
+            assert await cut == Cut(relays=3, nodes=("a",), silent=())
+        finally:
+            await deaf.close()
 
 
 @pytest.mark.redis
@@ -548,7 +564,7 @@ async def test_a_redis_that_hangs_is_unavailable_in_time(own_redis: RedisServer)
             fleet.answer("ticket", "a", 1),
             return_exceptions=True,
         )
-        assert time.monotonic() - began <= 5
+        assert time.monotonic() - began < 2 * CALL_TIMEOUT_S, "no call waits twice"
         assert [type(one) for one in outcomes] == [FleetUnavailable] * len(outcomes)
         own_redis.resume()
         await fleet.charge([Charge(id="alice.1", sent_bytes=5)], "batch")
@@ -604,7 +620,7 @@ async def test_an_agent_that_is_slow_is_told_the_state_anew(
                 await fleet.drain("a", number % 2 == 0)
             redis.command("XTRIM", f"parley:turn:{{{realm}}}:orders", "MAXLEN", "10")
             await fleet.drain("a", True)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE):
                 while await anext(orders) != Drain("a", True):
                     pass
 
@@ -627,7 +643,7 @@ async def test_a_master_that_dies_under_sentinel(own_redis: RedisServer) -> None
             own_redis.kill()
             replica.wait_for("ROLE", expected="master")
 
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(2 * DEADLINE):
                 while True:
                     with contextlib.suppress(FleetUnavailable):
                         await fleet.drain("a", True)
@@ -670,7 +686,7 @@ async def test_what_another_version_wrote_is_passed_over(
         await fleet.drain("a", True)
         await one.until_heard(Drain("a", True))
         await fleet.report(report("a"))
-        assert (await fleet.revoke(revoked(), 5)).nodes == ("a",)
+        assert (await fleet.revoke(revoked(), DEADLINE)).nodes == ("a",)
     assert "another version" in caplog.text
 
 

@@ -45,7 +45,7 @@ class Server:
         return parse_turn_uri(f"turn:{LOOPBACK}:{self.port}?transport={transport}")
 
     def client(self, transport: str = "udp", secret: str = SECRET) -> TurnClient:
-        return TurnClient(self.uri(transport), credential(secret), timeout_s=1)
+        return TurnClient(self.uri(transport), credential(secret), timeout_s=5)
 
 
 def credential(secret: str = SECRET) -> TurnCredential:
@@ -95,7 +95,7 @@ async def test_every_step(server: Server, transport: str) -> None:
 async def test_packets_come_through_both_ways(server: Server, transport: str) -> None:
     async with server.client(transport) as turn, server.client(transport) as other:
         await turn.allocate()
-        proof = await prove_relay(turn, other, timeout_s=1, always_loop=True)
+        proof = await prove_relay(turn, other, timeout_s=5, always_loop=True)
 
     assert proof == RelayProof(peer="carried", loop="carried")
 
@@ -103,7 +103,7 @@ async def test_packets_come_through_both_ways(server: Server, transport: str) ->
 async def test_a_proof_needs_an_allocation(server: Server) -> None:
     async with server.client() as turn, server.client() as other:
         with pytest.raises(ValueError, match="no allocation"):
-            await prove_relay(turn, other, timeout_s=1)
+            await prove_relay(turn, other, timeout_s=5)
 
 
 async def test_leaving_ends_the_allocation(server: Server) -> None:
@@ -158,7 +158,7 @@ async def test_silence_ends_at_the_deadline(server: Server) -> None:
 async def test_the_prober_on_the_embedded_relay(server: Server) -> None:
     urls = (server.uri("udp"), server.uri("tcp"))
     nodes = NodeList([TurnNode("a", "eu", urls)])
-    settings = ProberSettings(timeout_s=1)
+    settings = ProberSettings(timeout_s=5)
     prober = Prober(nodes, credential, settings, clock=time.time, chance=lambda: 0.5)
     await prober.probe_all()
 
@@ -175,7 +175,7 @@ def test_both_event_loops(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> 
             server = Server(relay.port)
             async with server.client(transport) as turn, server.client(transport) as other:
                 await turn.allocate()
-                found.append((await prove_relay(turn, other, timeout_s=1)).verdict)
+                found.append((await prove_relay(turn, other, timeout_s=5)).verdict)
             refused = TurnClient(parse_turn_uri(f"turn:{LOOPBACK}:{free_port()}"), credential())
             async with refused:
                 failure = await refused.allocate()
@@ -211,7 +211,7 @@ class Scripted(asyncio.DatagramProtocol):
 
 @asynccontextmanager
 async def scripted(
-    respond: Callable[[bytes], list[bytes]], timeout_s: float = 1
+    respond: Callable[[bytes], list[bytes]], timeout_s: float = 5
 ) -> AsyncIterator[tuple[TurnClient, Scripted]]:
     loop = asyncio.get_running_loop()
     transport, server = await loop.create_datagram_endpoint(
@@ -243,7 +243,7 @@ async def test_a_lost_request_is_sent_again() -> None:
         seen.append(request)
         return [challenge(request, 486)] if len(seen) == 2 else []
 
-    async with scripted(second_time, timeout_s=3) as (turn, _):
+    async with scripted(second_time) as (turn, _):
         failure = await turn.allocate()
     assert isinstance(failure, Failure)
     assert failure.reason is Reason.QUOTA
@@ -372,7 +372,7 @@ async def test_streams_that_are_no_turn(
 ) -> None:
     async with listening(respond) as port:
         uri = parse_turn_uri(f"turn:{LOOPBACK}:{port}?transport=tcp")
-        async with TurnClient(uri, credential(), timeout_s=0.2) as turn:
+        async with TurnClient(uri, credential(), timeout_s=1) as turn:
             failure = await turn.allocate()
     assert isinstance(failure, Failure)
     assert failure.reason is reason
@@ -388,7 +388,7 @@ async def test_nobody_there() -> None:
         ("turn:nowhere.invalid", Reason.DNS),
         (f"turn:{'a' * 64}.test", Reason.DNS),
     ):
-        async with TurnClient(parse_turn_uri(text), timeout_s=2) as turn:
+        async with TurnClient(parse_turn_uri(text), timeout_s=10) as turn:
             failure = await turn.bind()
         assert isinstance(failure, Failure)
         assert failure.reason is reason, text
@@ -412,7 +412,7 @@ async def test_tls_is_checked_against_the_url_and_not_the_address(
 
     async with listening(lambda _: None, context) as port:
         uri = parse_turn_uri(f"turns:{name}:{port}")
-        async with TurnClient(uri, timeout_s=1, tls=authority.trust(), address=LOOPBACK) as turn:
+        async with TurnClient(uri, timeout_s=5, tls=authority.trust(), address=LOOPBACK) as turn:
             assert await turn.open() is None
             assert turn.tls is not None
             assert turn.tls.version() == "TLSv1.3"

@@ -175,10 +175,8 @@ async def test_a_cut_ends_one_session_at_once(server: Server, seen: Seen) -> Non
         session = (await seen.opened(1)).session
         unharmed, _ = await other.allocate(server.credential("bob.one"), REALM)
         await seen.opened(2)
-        began = time.monotonic()
         assert await server.control.cut(session)
         await seen.closed(session)
-        assert time.monotonic() - began < 1
         # coturn has forgotten the client altogether, its nonce included.
         assert code_of(await client.exchange(caller.refresh())) in (437, 438)
         assert code_of(await other.exchange(unharmed.refresh())) == 0

@@ -251,10 +251,11 @@ def test_cloudflare_revokes(broker: RunningBroker) -> None:
 def test_each_dialect_says_in_its_own_words_that_it_is_too_much() -> None:
     with start_broker("turn:192.0.2.1") as broker:
         url = f"{broker.url}/_matrix/client/v3/voip/turnServer"
-        statuses = [httpx.get(url, headers=bearer()).status_code for _ in range(20)]
-        answer = httpx.get(url, headers=bearer())
-        assert set(statuses) == {200}
-        assert answer.status_code == 429
+        statuses: list[int] = []
+        while not statuses or statuses[-1] == 200:
+            answer = httpx.get(url, headers=bearer())
+            statuses.append(answer.status_code)
+        assert 20 <= statuses.index(429) < 100  # two seconds give another one
         body = answer.json()
         assert body["errcode"] == "M_LIMIT_EXCEEDED"
         assert 0 < body["retry_after_ms"] <= 2000

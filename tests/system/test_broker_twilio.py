@@ -177,13 +177,13 @@ async def test_coturn_accepts_until_the_ttl_is_over(
             assert relayed[0] == "127.0.0.1"
 
     expiry = int(token.username.partition(":")[0])
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         code = await refusal(server.port, token.username, token.password)
         while code is None:
             await asyncio.sleep(0.2)
             code = await refusal(server.port, token.username, token.password)
     assert code == 401
-    assert 0 < datetime.now(UTC).timestamp() - expiry < 4
+    assert 0 < datetime.now(UTC).timestamp() - expiry < 10
     fresh = await asyncio.to_thread(running.client().tokens.create, ttl=60)
     assert await refusal(server.port, fresh.username, fresh.password) is None
 

@@ -361,8 +361,10 @@ def test_native_errors_are_problems(ask: Ask) -> None:
 
 
 def test_too_many_are_told_when_to_come_back(ask: Ask) -> None:
-    for _ in range(21):
+    for _ in range(100):  # 20 at once; whoever is slow gets another one every two seconds
         answer = ask("GET", "/v1/ice-servers", headers=bearer("hasty"))
+        if answer.status_code != 200:
+            break
     check_problem(answer, 429, "rate_limited")
     assert int(answer.headers["retry-after"]) >= 1
 

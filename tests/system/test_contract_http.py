@@ -22,6 +22,7 @@ from websockets.exceptions import InvalidStatus
 HOME = Account()
 ADMIN = "admin-token-of-the-contract-tests"
 ORIGIN = "https://app.parley.test"
+REGION = "https://eu.parley.test"
 CONFIG = f"""
 [server]
 port = 0
@@ -37,6 +38,10 @@ lifetime_min_s = 0.3
 [turn]
 secret = "a-secret-that-only-this-test-has-and-no-other"
 urls = ["turn:192.0.2.1:3478?transport=udp"]
+
+[[regions]]
+id = "eu"
+url = "{REGION}"
 
 {HOME.toml}
 """
@@ -149,6 +154,7 @@ async def test_a_hello_whose_room_is_refused_says_so(http: httpx.AsyncClient) ->
     ("origin", "is_let_in"),
     [
         (ORIGIN, True),
+        (REGION, True),
         (f"{ORIGIN}.evil.test", False),
         ("null", False),
         ("http://app.parley.test", False),
@@ -175,6 +181,22 @@ async def test_browsers_come_from_listed_origins_only(
             await connect(server.ws_url, origin=origin)  # type: ignore[arg-type]
         assert refused.value.response.status_code == 403
         assert json.loads(refused.value.response.body)["code"] == "forbidden"
+
+
+@pytest.mark.parametrize("port", ["", ":8443"])
+async def test_a_page_of_this_server_is_let_in(server: Server, port: str) -> None:
+    """Also behind a proxy that speaks TLS in its stead and passes on the name it was asked by."""
+    host = f"calls.parley.test{port}"
+    headers = {"Host": host, "Origin": f"https://{host}"}
+    name = server.ws_url.removeprefix("ws://").partition("/")[0].partition(":")
+    reader, writer = await asyncio.open_connection(name[0], int(name[2]))
+    asked = {**headers, "Connection": "Upgrade", "Upgrade": "websocket"}
+    asked |= {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    lines = [f"{field}: {value}" for field, value in asked.items()]
+    writer.write("\r\n".join(["GET /v1/signal HTTP/1.1", *lines, "", ""]).encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
+    writer.close()
+    await writer.wait_closed()
 
 
 # Errors and pages for operators -------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -127,8 +128,10 @@ def test_its_token_is_good_for_probes_and_nothing_else(
     assert claims["sub"].startswith("probe-")
     assert http.get("/v1/ice-servers", headers=bearer(session)).status_code == 403
     hello = {"type": "hello", "token": session["token"], "room": "r"}
-    joined = http.post("/v1/sessions", json=hello)
-    assert [one["code"] for one in joined.json()["results"]] == ["forbidden"]
+    refused = http.post("/v1/sessions", json=hello)
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    rooms = http.get("/v1/rooms", headers=bearer(session))
+    assert (rooms.status_code, rooms.json()["code"]) == (403, "forbidden")
     assert problem(http.post("/v1/probes/reports", json=REPORT)) == (401, "unauthenticated")
 
 
@@ -149,6 +152,30 @@ def test_sessions_of_one_address_are_limited() -> None:
                 "http_url": server.url,
             }
         ], "without [[regions]] it is the node itself, wherever it was asked"
+
+
+def test_relays_are_those_that_a_call_from_there_would_get() -> None:
+    """Of the client's region, as long as their credential lasts, as often as it may be asked."""
+    nodes = "".join(
+        f'[[turn.nodes]]\nid = "{name}"\nregion = "{name}"\nurls = ["turn:{name}.test:3478"]\n'
+        for name in ("us", "eu")
+    )
+    networks = (
+        '[[turn.regions]]\nid = "us"\n[[turn.regions]]\nid = "eu"\nnetworks = ["127.0.0.0/8"]\n'
+    )
+    issue = "issue = {anonymous_burst = 2, anonymous_per_s = 0.1, anonymous_ttl_s = 90}"
+    config = re.sub("urls = .*", issue, CONFIG.format(probes=""), count=1) + nodes + networks
+    with start_serve(config) as server, httpx.Client(base_url=server.url) as http:
+        session = http.post("/v1/probes/sessions").json()
+        assert (session["turn_regions"], session["turn_region"]) == (["us", "eu"], "eu")
+        assert session["ice_servers"]["udp"][0]["urls"][0].startswith("turn:eu.test")
+        assert session["expires_at"] - session["now"] <= 90
+        other = http.post("/v1/probes/sessions", json={"region": "us"}).json()
+        urls = [one["urls"] for one in other["ice_servers"]["udp"]]
+        assert (other["turn_region"], urls) == ("us", [["turn:us.test:3478?transport=udp"]])
+        answer = http.post("/v1/probes/sessions")
+        assert problem(answer) == (429, "rate_limited"), "not a session without relays"
+        assert int(answer.headers["retry-after"]) >= 1
 
 
 # What needs no session --------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def run(*words: str, module: str = "signal_server", **environment: str) -> Any:
         env=plain | environment,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
 
 
@@ -86,7 +86,7 @@ def test_the_one_line_of_dev(tmp_path: Path) -> None:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         process.terminate()
-        rest, log = process.communicate(timeout=10)
+        rest, log = process.communicate(timeout=30)
     assert (process.returncode, rest) == (0, "")
     assert set(ready) == READY
     assert ready["pid"] == process.pid
@@ -111,7 +111,7 @@ def test_the_page_of_dev_and_the_next_free_port(tmp_path: Path) -> None:
         assert process.stdout is not None
         shown = [process.stdout.readline() for _ in range(15)]
         process.terminate()
-        _, log = process.communicate(timeout=10)
+        _, log = process.communicate(timeout=30)
     assert process.returncode == 0
     text = "".join(shown)
     assert "port 8080 is taken, using " in log
@@ -243,7 +243,7 @@ async def test_sigterm_drains_and_a_second_one_stops() -> None:
         assert (await session.ask("message", id=1, data=1))["type"] == "ok", "it goes on until then"
         server.process.send_signal(signal.SIGTERM)
         assert await session.closed() == 4000
-        assert server.process.wait(5) == 0
+        assert server.process.wait(20) == 0
 
 
 def test_generated_keys_serve_and_sign(tmp_path: Path) -> None:

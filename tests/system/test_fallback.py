@@ -191,7 +191,7 @@ async def _silence(url: str, way: str) -> None:
         await ann.ask("message", to=bob.peer, data="still there?")
         said = time.monotonic()
         await bob.sees("message")
-        assert time.monotonic() - said < 1.0, "it is not held back on the way"
+        assert time.monotonic() - said < IDLE_S, "it is not held back on the way"
         assert bob.of_type("peer_updated") == []
         if way == "long-poll":
             assert bob.link.reads < 3 + (time.monotonic() - began) / WAIT_S
@@ -343,23 +343,27 @@ async def test_refused_hellos(server: Server) -> None:
 async def test_a_second_get_takes_the_place_of_the_first(server: Server, way: str) -> None:
     async with two(server.url, "websocket", "long-poll") as (ann, bob):
         of = {"long-poll": "/messages?wait=20&after=", "sse": "/events?after="}[way]
+        await bob.sees("room")
         link = bob.link
         link.is_muted = True
         await link.cut()
         async with httpx.AsyncClient(base_url=server.url, timeout=DEADLINE_S) as http:
             http.headers["Authorization"] = f"Bearer {bob.secret}"
             path = f"/v1/sessions/{bob.session}{of}{bob.seq}"
-            gets = [asyncio.create_task(http.get(path))]
+            waiting = {asyncio.create_task(http.get(path))}
             for _ in range(5):
-                await asyncio.sleep(0.1)
-                gets.append(asyncio.create_task(http.get(path)))
-                former = await asyncio.wait_for(gets[-2], 1.0)
+                # Each has a connection of its own: which of the two comes first is open.
+                waiting.add(asyncio.create_task(http.get(path)))
+                ended, waiting = await asyncio.wait(
+                    waiting, timeout=10, return_when=asyncio.FIRST_COMPLETED
+                )
+                (former,) = [each.result() for each in ended]
                 assert former.status_code == 200
-                assert b"message" not in former.content or way == "long-poll"
+                assert b'"type"' not in former.content
             await ann.ask("message", to=bob.peer, data="once")
             if way == "sse":
                 await bob.resume("websocket")
-            last = await asyncio.wait_for(gets[-1], 5.0)
+            (last,) = [await asyncio.wait_for(each, 10) for each in waiting]
             assert last.text.count("once") == 1
         if way == "long-poll":
             await bob.resume("websocket")
@@ -378,7 +382,7 @@ async def test_sigterm_ends_gets_that_wait() -> None:
             assert await talker.until(lambda talker=talker: talker.link.ended)  # type: ignore[misc]
             assert talker.of_type("go_away")
             await talker.link.cut()
-        await asyncio.to_thread(server.process.wait, 5.0)
-        assert time.monotonic() - began < 3.0
+        await asyncio.to_thread(server.process.wait, 15)
+        assert time.monotonic() - began < 15, "a GET may wait longer"
         assert "Traceback" not in server.log()
         assert "ASGI" not in server.log(), server.log()

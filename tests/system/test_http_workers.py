@@ -21,7 +21,7 @@ _rooms = (f"workers-{number}" for number in itertools.count())
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     home = tmp_path_factory.mktemp("workers")
     with start_redis() as redis:
-        quick = "ping_interval_s = 1.0\nping_timeout_s = 1.0"
+        quick = "ping_interval_s = 1.0\nping_timeout_s = 4.0"
         node = Node(home, "many", config(redis.url, drain_s=0.5, more=quick))
         node.start("--workers", str(WORKERS))
         try:

@@ -136,7 +136,7 @@ async def test_peer_refused_join_leaves_nothing_open() -> None:
     async with scripted(session) as url:
         with pytest.raises(SignalingError, match="room_full"):
             await SignalingClient(url, "t", room="blue", settings=QUICK).__aenter__()
-        await asyncio.wait_for(closed.wait(), 5)
+        await asyncio.wait_for(closed.wait(), 20)
 
 
 async def test_peer_unreachable_server_is_typed() -> None:
@@ -252,7 +252,7 @@ async def test_peer_overflow_is_an_error_after_what_was_taken() -> None:
 
     small = msgspec.structs.replace(QUICK, incoming_messages=3)
     async with scripted(session) as url, SignalingClient(url, "t", settings=small) as client:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await client._line.socket.wait_closed()
         taken = [await anext(client) for _ in range(3)]
         assert [bytes(each.data) for each in taken if isinstance(each, wire.RelayedMessage)] == [
@@ -273,7 +273,7 @@ async def test_peer_a_hole_in_the_numbering_is_not_believed() -> None:
         await server.gone()
 
     async with scripted(session) as url, SignalingClient(url, "t", settings=QUICK) as client:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             first = await anext(client)
         assert isinstance(first, SessionLost), "the message after the hole is not handed out"
 
@@ -324,7 +324,7 @@ async def test_peer_cancelled_user_leaves_nothing_behind() -> None:
         user.cancel()
         with pytest.raises(asyncio.CancelledError):
             await user
-        await asyncio.wait_for(done.wait(), 5)
+        await asyncio.wait_for(done.wait(), 20)
     assert said == ["bye"]
 
 

@@ -145,7 +145,7 @@ async def test_peer_session_acknowledges() -> None:
         await server.ok(request)
         await server.gone()
 
-    settings = msgspec.structs.replace(QUICK, ack_after_messages=4, ack_after_s=0.3)
+    settings = msgspec.structs.replace(QUICK, ack_after_messages=4, ack_after_s=1.5)
     async with scripted(session) as url, SignalingClient(url, "t", settings=settings) as client:
         while bytes((await next_of(client, wire.RelayedMessage)).data) != b'"go"':
             pass
@@ -172,7 +172,7 @@ async def test_peer_session_goes_away_when_asked() -> None:
 
     async with scripted(session) as url, SignalingClient(url, "t", settings=QUICK) as client:
         await next_of(client, wire.Resumed)
-        assert 0.2 <= at[1] - at[0] < 1.0
+        assert 0.2 <= at[1] - at[0] < 5, "not at once, and before the server's deadline"
 
 
 async def test_peer_session_refreshes_its_token() -> None:
@@ -270,7 +270,7 @@ async def test_peer_session_time_stands_still_while_away() -> None:
             server.socket.transport.abort()
             return
         if number < 5:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
             server.socket.transport.abort()
             return
         await server.resumed()
@@ -278,7 +278,7 @@ async def test_peer_session_time_stands_still_while_away() -> None:
         await server.take()
         await server.gone()
 
-    impatient = msgspec.structs.replace(QUICK, request_timeout_s=0.2)
+    impatient = msgspec.structs.replace(QUICK, request_timeout_s=1)
     async with scripted(session) as url, SignalingClient(url, "t", settings=impatient) as client:
         await client.leave()
         with pytest.raises(NoAnswerError):

@@ -128,5 +128,5 @@ async def test_a_client_that_leaves_takes_its_request_with_it(
             await pieces.aclose()  # type: ignore[attr-defined]
         else:
             assert given.status_code == 400
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await worker.left.wait()

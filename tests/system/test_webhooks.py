@@ -161,9 +161,12 @@ async def test_a_room_waits_for_its_own_events_and_for_no_others(receiver: Recei
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
 async def test_retry_after_holds_the_whole_endpoint_back(receiver: Receiver, form: str) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=2)
-    value = "1" if form == "seconds" else format_datetime(soon, usegmt=True)
-    receiver.script = [status(429, f"retry-after: {value}")]
+    async def later(request: Arrived, writer: asyncio.StreamWriter) -> None:
+        soon = datetime.now(UTC) + timedelta(seconds=2)
+        value = "1" if form == "seconds" else format_datetime(soon, usegmt=True)
+        await status(429, f"retry-after: {value}")(request, writer)
+
+    receiver.script = [later]
     async with sending(to(receiver)) as webhooks:
         publish(webhooks, "blue")
         await until(lambda: bool(receiver.arrived))
@@ -255,7 +258,7 @@ async def test_silence_and_noise_are_failures(
     receiver: Receiver, answer: Answer, reason: str
 ) -> None:
     receiver.script = [answer]
-    async with sending(to(receiver), timeout_s=1.0) as webhooks:
+    async with sending(to(receiver), timeout_s=3.0) as webhooks:
         publish(webhooks, "blue")
         await settled(webhooks)
         assert webhooks.destinations[0].failed == {reason: 1}
@@ -274,7 +277,7 @@ async def test_an_endless_or_unfinished_body_does_not_matter(receiver: Receiver)
         await writer.wait_closed()
 
     receiver.script = [endless, unfinished]
-    async with sending(to(receiver), timeout_s=1.0) as webhooks:
+    async with sending(to(receiver), timeout_s=3.0) as webhooks:
         for _n in range(3):
             publish(webhooks, "blue")
         await settled(webhooks)
@@ -440,11 +443,11 @@ async def test_the_longest_retry_after_wins_over_a_later_shorter_one(receiver: R
         publish(webhooks, "late")
         publish(webhooks, "blue")
         await until(lambda: webhooks.destinations[0].failed.total() == 1)
-        held_from = asyncio.get_running_loop().time()
+        held_from = next(each.at for each in receiver.arrived if each.place[0] == "blue")
         release.set()
         await settled(webhooks)
     assert len(receiver.arrived) == 4
-    assert all(each.at - held_from >= 0.8 for each in receiver.arrived[2:])
+    assert all(each.at - held_from >= 0.9 for each in receiver.arrived[2:])
 
 
 @pytest.mark.parametrize("seed", range(3))
