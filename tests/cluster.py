@@ -115,8 +115,13 @@ class Home:
 
     def go_alone(self) -> None:
         self.is_alone = True
-        now_ms = int(self.node.cluster.time.now * 1000)
-        self._held += self.replica.go_alone(self.node.name, now_ms).parcels
+        node, cluster = self.node, self.node.cluster
+        now_ms = int(cluster.time.now * 1000)
+        outcome = self.replica.go_alone(
+            node.name, node.link.number, now_ms, lambda: f"x{next(cluster.marks)}"
+        )
+        assert outcome.failures == []
+        self._held += outcome.parcels
         self._speak()
         self._look_after_alone()
 
@@ -342,21 +347,38 @@ class Node:
         if not self.is_out or self.is_alone:
             return
         self.is_alone = True
-        if self.home is None or self.home.is_behind:
-            if self.home is not None:
-                self.home.is_over = True
-            replica = self._stood_by()
-            self.home = Home(self, 0, replica)
+        home = self.home
+        if home is None or home.is_behind:
+            if home is not None:
+                home.is_over = True
+            home = self._start_alone(self._stood_by())
+        else:
+            home.go_alone()
+        for connection in self.link.take_back_hellos():
+            gone = self.connections.pop(connection, None)
+            if gone is not None:
+                gone.cut()
+        for batch in self.link.pending:
+            home.apply_alone(batch)
+
+    def _start_alone(self, replica: Replica) -> Home:
+        known = replica.links.get(self.link.number)
+        last = 0 if known is None else known.parcels
+        if self.link.heard > last:
+            replica.doubt()
+        if self.link.heard != last:
             self.cut()
-            return
-        self.home.go_alone()
+        else:
+            self.cluster.stays += 1
+        replica.home = self.name
+        self.home = Home(self, 0, replica)
+        return self.home
 
     def _stood_by(self) -> Replica:
         """What a standby has read: not always everything, and sometimes nothing."""
         cluster = self.cluster
         replica = Replica(ACCOUNT, board_for(cluster.seed), Facts(1000), 64)
         if cluster.dice.random() < 0.1:
-            replica.home = self.name
             return replica
         state, position = cluster.redis.saved[-1]
         if state is not None:
@@ -365,10 +387,6 @@ class Node:
         for entry_id, unix_ms, octets in cluster.redis.after(position):
             if entry_id <= end:
                 replica.apply(decode_entry(octets), unix_ms)
-        known = replica.links.get(self.link.number)
-        if self.link.heard > (0 if known is None else known.parcels):
-            replica.doubt()
-        replica.part(self.name, int(cluster.time.now * 1000))
         return replica
 
     def rejoin(self) -> None:
@@ -475,7 +493,7 @@ class Cluster(World):
         self.forgot_at = -2 * WINDOW_S
         """When a journal's end was lost together with the home."""
         self._failed_over_at = 0.0
-        self.cuts = self.claims = self.faults = self.forgets = self.outages = 0
+        self.cuts = self.claims = self.faults = self.forgets = self.outages = self.stays = 0
         self._names = itertools.count(1)
         self._at: dict[int, Node] = {}
         self._resuming: dict[int, str] = {}

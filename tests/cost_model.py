@@ -17,9 +17,9 @@ HELLO_US = 140.0
 """CPU of the home for a hello with a room."""
 JOIN_US = 216.0
 """CPU of a node for a client that comes: handshake, token, credential."""
-CROSS_US = 332.0
+CROSS_US = 361.0
 """CPU of nodes and Redis for a message between nodes that comes alone: all of them slept before."""
-CROSS_PACKED_US = 15.9
+CROSS_PACKED_US = 15.6
 """The same where many come in one tick."""
 REDIS_ENTRY_US = 21.0
 """CPU of Redis for one entry written and read; a message between nodes is two."""

@@ -120,7 +120,8 @@ class History:
         assert self._answered_by.setdefault(call, device) == device, "a call was answered twice"
 
     def gap(self, name: str) -> None:
-        """What was sent to this peer or call, or by this peer, and has not arrived, need not."""
+        """What was sent to this peer or call, or by this peer, and has not arrived, need not; what
+        was refused may have arrived before that."""
         self._gaps.add(name)
 
     # Judged ----------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ class History:
                 item is None
                 or self._route(item) != receiver
                 or item.sender != sender
-                or item.fate is Fate.REFUSED
+                or (item.fate is Fate.REFUSED and not self._is_excused(item))
             ):
                 verdict.invented.append(where)
                 continue

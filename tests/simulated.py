@@ -246,6 +246,9 @@ class SimClient:
             self.resumes += 1
             self.back(message)
             self._catch_up()
+        elif isinstance(message, wire.NewSecret):
+            assert self.session is not None
+            self.session.rekeyed(message)
         elif isinstance(message, wire.Error) and message.id is None:
             self._refused(link, message.code)
         else:
@@ -326,8 +329,7 @@ class SimClient:
         if isinstance(reply, wire.Error):
             assert reply.code in self.expected_refusals, reply
             # With its number, glare is about an offer that was relayed before it lost.
-            # Asked again where the peer cannot be reached: the home may have sent it before.
-            if item is not None and reply.negotiation is None and reply.code != "peer_unreachable":
+            if item is not None and reply.negotiation is None:
                 item.refused()
         else:
             self.ok += 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
@@ -106,19 +107,19 @@ class Home:
         self.is_behind = True
         self._run(self._read_on(), self._renew_on(), self._watch_nodes())
 
-    def start_alone(self, wishes: Iterable[GrantIce] = ()) -> None:
-        """Redis is lost, and the home is elsewhere: go on here until it is back, and no longer."""
+    def start_alone(self, link: int, wishes: Iterable[GrantIce] = ()) -> None:
+        """Redis is lost, and the home is elsewhere: go on here until it is back."""
         self.is_island, self.is_behind = True, False
-        self.go_alone()
+        self.go_alone(link)
         for wish in wishes:
             self._grant(wish)
 
-    def go_alone(self) -> None:
-        """Redis is lost: serve this node's own clients from memory. They resume."""
+    def go_alone(self, link: int) -> None:
+        """Redis is lost: serve this node's own clients, which are on that link, from memory."""
         self._stop_tasks()
         self.is_alone = True
-        now_ms = self._around.clock.now_ms()
-        self._carry_out(self.replica.go_alone(self._around.node, now_ms))
+        node, now_ms = self._around.node, self._around.clock.now_ms()
+        self._carry_out(self.replica.go_alone(node, link, now_ms, secrets.token_urlsafe))
         self._watch_deadline()
 
     async def rejoin(self) -> bool:

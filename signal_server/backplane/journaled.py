@@ -35,6 +35,8 @@ ANSWER_S = 1.2
 """Within which Redis must answer a sign of life."""
 HEARS_S = 2.0
 """Without an answer for so long, nothing is asked that should not take effect late."""
+COMEBACK_S = 2.5
+"""How long nobody claims after a silence: a home elsewhere may have taken Redis for lost."""
 LOST_AFTER = 3
 """Signs of life in a row without an answer, after which Redis is lost."""
 STALL_S = 0.5
@@ -193,8 +195,9 @@ class JournaledBackplane:
             try:
                 async with asyncio.timeout(ANSWER_S):
                     self.clock.set(await self._journal.live(self.node))
+                silent_s = loop.time() - self._answered_at
                 unanswered, self._answered_at = 0, loop.time()
-                await self._found()
+                await self._found(silent_s)
             except (FleetUnavailable, TimeoutError):
                 is_stall = loop.time() - began > ANSWER_S + STALL_S
                 unanswered = 0 if is_stall else unanswered + 1
@@ -202,11 +205,15 @@ class JournaledBackplane:
                     self._missed()
             await asyncio.sleep(max(0.05, began + ALIVE_S - loop.time()))
 
-    async def _found(self) -> None:
+    async def _found(self, silent_s: float) -> None:
         if self.is_alone:
             log.warning("Redis answers again")
             for post in list(self._posts.values()):
                 await post.rejoin()
+        elif silent_s > HEARS_S:
+            # A home that has gone alone in that time is about to notice that it need not.
+            for post in self._posts.values():
+                post.claim_not_before(COMEBACK_S)
         self.is_alone, self.is_ready = False, True
 
     def _missed(self) -> None:

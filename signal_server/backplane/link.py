@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from enum import Enum, auto
 
+from msgspec.structs import replace
+
 from signal_server.backplane.entries import Batch, Item, Kind, Parcel, Seen
-from signal_server.core.inputs import Input
-from signal_server.core.state import pack
+from signal_server.core.inputs import Input, Opened, Resumed
+from signal_server.core.state import pack, unpack
 
 MAX_PENDING_EVENTS = 20_000
 """That nobody has taken effect of: the node is cut off, or the home cannot keep up."""
@@ -98,6 +100,22 @@ class Link:
     def pending(self) -> list[Batch]:
         """Batches that have not taken effect."""
         return list(self._pending.values())
+
+    def take_back_hellos(self) -> list[int]:
+        """Connections whose hello is pending, out of it: somewhere else it may have taken effect
+        or will, with the same secret."""
+        gone: list[int] = []
+        for number, batch in self._pending.items():
+            events: list[tuple[int, str] | bytes] = []
+            for event in batch.events:
+                said = unpack(event) if isinstance(event, bytes) else None
+                if isinstance(said, Opened | Resumed):
+                    gone.append(said.connection)
+                else:
+                    events.append(event)
+            self._under_way -= len(batch.events) - len(events)
+            self._pending[number] = replace(batch, events=events)
+        return gone
 
     @property
     def epoch(self) -> int:

@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from signal_server.backplane.contract import Services, Speaker
@@ -22,6 +22,7 @@ from signal_server.backplane.redis_journal import RedisJournal
 from signal_server.backplane.replica import Replica
 from signal_server.backplane.standby import Room, Standby
 from signal_server.core import inputs
+from signal_server.core.effects import GrantIce
 from signal_server.wire.codes import CloseCode
 from turn_broker.fleet.contract import FleetUnavailable
 
@@ -177,7 +178,11 @@ class Post:
             if not future.done():
                 future.set_result(None)
         self._settling = []
-        for connection in gone:
+        self._close(gone)
+
+    def _close(self, connections: Iterable[int]) -> None:
+        for connection in connections:
+            self.connections.discard(connection)
             outlet = self._plane.speaker.connections.get(connection)
             if outlet is not None:
                 outlet.close(CloseCode.GO_AWAY, "resume")
@@ -193,40 +198,40 @@ class Post:
     # Redis is lost, and back ----------------------------------------------------------------
 
     def go_alone(self) -> None:
-        """The home goes on for the clients that are here; elsewhere they resume at what the standby
-        knows."""
+        """The home goes on for the clients that are here; elsewhere they go on with what the
+        standby knows."""
         if self.home is None or self.home.is_behind:
             if self.home is not None:
                 self.vacate(self.home)
             self._go_on_from_standby()
-            self.cut()
+        elif not self.home.is_alone:
+            self.home.go_alone(self._link.number)
+        else:
             return
-        if self.home.is_alone:
-            return
-        # Which cuts the link.
-        self.home.go_alone()
+        self._close(self._link.take_back_hellos())
+        for batch in self._link.pending:
+            self._apply_alone(batch)
+        self._news.set()
 
     def _go_on_from_standby(self) -> None:
         known = self._standby.replica()
         self._standby.stop()
         if known is None:
+            self.cut()
             return
         replica, wishes = known
-        if self._is_ahead_of(replica):
-            replica.doubt()
-        replica.part(self._plane.node, self._plane.clock.now_ms())
-        self.home = Home(replica, self._journal, self._plane.services, self._plane)
-        self.home.start_alone(wishes)
-
-    def _is_ahead_of(self, replica: Replica) -> bool:
-        """Whether clients here were told what the standby has not read."""
         state = replica.links.get(self._link.number)
-        heard = self._link.heard
-        return heard > 0 if state is None else heard > state.parcels
+        last = 0 if state is None else state.parcels
+        if self._link.heard > last:
+            # Clients here were told what the standby has not read.
+            replica.doubt()
+        if self._link.heard != last:
+            self.cut()
+        self._start_alone(replica, wishes)
 
     async def rejoin(self) -> None:
         """Redis is back, and perhaps a home elsewhere with all that happened. FleetUnavailable."""
-        self._claims_from = asyncio.get_running_loop().time() + PATIENCE_S
+        self.claim_not_before(PATIENCE_S)
         asyncio.get_running_loop().call_later(RETRY_S, self._news.set)
         home = self.home
         if home is None or not home.is_alone:
@@ -238,6 +243,10 @@ class Post:
         except FleetUnavailable:
             self.go_alone()
             raise
+
+    def claim_not_before(self, delay_s: float) -> None:
+        """Leave the home to who had it, for so long."""
+        self._claims_from = asyncio.get_running_loop().time() + delay_s
 
     def vacate(self, home: Home) -> None:
         """Nobody's home any more."""
@@ -299,11 +308,14 @@ class Post:
         if batch is None:
             return
         if self.home is None:
-            replica = self._new_replica(self.account)
-            replica.home = self._plane.node
-            self.home = Home(replica, self._journal, self._plane.services, self._plane)
-            self.home.start_alone()
+            self._start_alone(self._new_replica(self.account), ())
+        assert self.home is not None
         self.home.apply_alone(batch)
+
+    def _start_alone(self, replica: Replica, wishes: Iterable[GrantIce]) -> None:
+        replica.home = self._plane.node
+        self.home = Home(replica, self._journal, self._plane.services, self._plane)
+        self.home.start_alone(self._link.number, wishes)
 
     # The home -------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ the entries: milliseconds of Redis' clock. It does not know Redis or which node 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,9 +117,7 @@ class Replica:
                 self.lose(entry.node, unix_ms)
             case Claimed():
                 self._claimed(entry)
-        for number, items in self._items.items():
-            self._pack(number, items)
-        return self._outcome
+        return self._end()
 
     def cut_others(self, node: str, unix_ms: int) -> Outcome:
         """Every link of another node has missed something: cut it."""
@@ -126,14 +125,17 @@ class Replica:
         for number, link in list(self.links.items()):
             if link.node != node:
                 self._cut(number, link.node, unix_ms)
-        for number, items in self._items.items():
-            self._pack(number, items)
-        return self._outcome
+        return self._end()
 
     def _begin(self, unix_ms: int) -> None:
         self._outcome = Outcome([], [], [])
         self._items = {}
         self._unix_ms = unix_ms
+
+    def _end(self) -> Outcome:
+        for number, items in self._items.items():
+            self._pack(number, items)
+        return self._outcome
 
     def stay_alone(self, node: str | None) -> None:
         """Only this node's clients can be reached; None: all of them again."""
@@ -144,18 +146,27 @@ class Replica:
         link = self.links.get(link_of(connection))
         return link is None or link.node != self._alone
 
-    def go_alone(self, node: str, unix_ms: int) -> Outcome:
-        """Go on for that node's clients, but in no journal: whoever was told something of it has a
-        secret that only stands here, and cannot go on elsewhere as if it were known there."""
-        self._begin(unix_ms)
-        self.lose(node, unix_ms)
-        self.stay_alone(node)
-        return self._outcome
+    def go_alone(self, node: str, link: int, unix_ms: int, fresh: Callable[[], str]) -> Outcome:
+        """Go on for that node's clients, but in no journal: whoever is told something of it has a
+        secret that only stands here, and cannot go on elsewhere as if it were known there.
 
-    def part(self, node: str, unix_ms: int) -> None:
-        """Go on without the home."""
-        self.home = node
-        self.go_alone(node, unix_ms)
+        Other links of the node than this one are over.
+        """
+        self._begin(unix_ms)
+        on_link = [connection for connection, _ in self._sessions_of(link)]
+        for connection in on_link:
+            if local(connection) >= 0:
+                self._feed(inputs.Rekeyed(connection, fresh()), unix_ms)
+        for connection in on_link:
+            if local(connection) < 0:
+                # Over HTTP what has no number may be lost, and a secret has none.
+                self._execute([Close(connection, CloseCode.GO_AWAY, "resume")])
+                self._feed(inputs.Closed(connection, "connection_lost"), unix_ms)
+        for number in self._links_of(node):
+            if number != link:
+                self._cut(number, node, unix_ms)
+        self.stay_alone(node)
+        return self._end()
 
     def doubt(self) -> None:
         """Clients may have been told what is not known here: none goes on as if it were."""
@@ -171,8 +182,11 @@ class Replica:
 
     def lose(self, node: str, unix_ms: int) -> None:
         """The node's connections are lost."""
-        for number in [n for n, link in self.links.items() if link.node == node]:
+        for number in self._links_of(node):
             self._cut(number, node, unix_ms)
+
+    def _links_of(self, node: str) -> list[int]:
+        return [number for number, link in self.links.items() if link.node == node]
 
     def _batch(self, batch: Batch, unix_ms: int) -> None:
         link = self.links.get(batch.link)

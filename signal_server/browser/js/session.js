@@ -222,10 +222,7 @@ export class Session extends Emitter {
     this.#write({ type: "hello", id: this.#nextId++, token: this.#line.token, features, ...entry });
   }
 
-  /**
-   * @param {Record<string, unknown>} message
-   * @returns {boolean}
-   */
+  /** @param {Record<string, unknown>} message @returns {boolean} */
   #write(message) {
     const ack = this.#isGreeted ? this.#inbox.acknowledge() : null;
     return this.#line.send(JSON.stringify(ack === null ? message : { ...message, ack }));

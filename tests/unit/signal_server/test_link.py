@@ -6,6 +6,8 @@ from msgspec.structs import replace
 
 from signal_server.backplane.entries import Batch, Item, Kind, Parcel, Seen
 from signal_server.backplane.link import Fate, Link
+from signal_server.core.inputs import Admission, Closed, Opened, Permit, Resumed
+from signal_server.wire.messages import Hello, Resume
 
 ITEM: Item = (Kind.SEND, 1, 1, b"{}")
 
@@ -77,3 +79,22 @@ def test_to_ask_is_to_say_nothing() -> None:
     assert [each.number for each in link.pending] == [1]
     assert link.hear(replace(parcel(10, 0), done=1)) == [ITEM]
     assert link.pending == []
+
+
+def test_hellos_that_may_take_effect_elsewhere_are_taken_back() -> None:
+    permit = Permit(account="a", identity="i")
+    admission = Admission(permit=permit, token_life_s=1, resume_secret="x")
+    hello, resume = Hello(token="t"), Resume("s", "x", 0)
+    link = Link(7, "a", "n")
+    link.submit(Opened(connection=1, admission=admission, session="s", peer="p", hello=hello))
+    link.say(1, "{}")
+    assert link.take("f")
+    link.submit(Resumed(connection=2, admission=admission, resume=resume))
+    link.submit(Closed(3, "left"))
+    assert link.take("f")
+    link.submit(Resumed(connection=4, admission=admission, resume=resume))
+    assert link.take_back_hellos() == [1, 2]
+    assert [[type(each) for each in batch.events] for batch in link.pending] == [[tuple], [bytes]]
+    last = link.take("f")
+    assert last is not None
+    assert len(last.events) == 1, "this one was not written"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 from simulated import board_for
@@ -17,6 +18,8 @@ from signal_server.backplane.post import Post
 from signal_server.backplane.redis_journal import Claim, RedisJournal
 from signal_server.backplane.replica import Replica
 from signal_server.backplane.standby import Room, Standby
+from signal_server.core.inputs import Admission, Permit, Resumed
+from signal_server.wire.messages import Resume
 
 
 class ScriptedJournal(RedisJournal):
@@ -99,3 +102,50 @@ async def test_what_has_no_effect_is_written_again(
     post.relay(5, "{}")
     await eventually(lambda: len(journal.batches) > 1)
     assert journal.batches[0] == journal.batches[1]
+
+
+class AloneHome:
+    """A home that hears that Redis is lost."""
+
+    is_behind = is_alone = False
+
+    def __init__(self) -> None:
+        self.applied: list[Batch] = []
+
+    def go_alone(self, link: int) -> None:
+        self.is_alone = True
+
+    def apply_alone(self, batch: Batch) -> None:
+        self.applied.append(batch)
+
+
+class Outlet:
+    def __init__(self) -> None:
+        self.closed: list[tuple[int, str]] = []
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed.append((code, reason))
+
+
+async def test_without_redis_who_has_just_said_hello_says_it_again(
+    post: Post, journal: ScriptedJournal
+) -> None:
+    """The journal may have it: elsewhere the same session would have the same secret."""
+    outlets = {5: Outlet(), 6: Outlet()}
+    home, node = AloneHome(), post._plane
+    node.speaker = SimpleNamespace(connections=outlets)  # type: ignore[misc]
+    post.home = home  # type: ignore[assignment]
+    post.connections.add(5)
+    admission = Admission(
+        permit=Permit(account="a", identity="i"), token_life_s=1, resume_secret="x"
+    )
+    resumed = Resumed(connection=6, admission=admission, resume=Resume("s", "x", 0))
+    post.relay(5, "{}")
+    post.submit(resumed)
+    await eventually(lambda: bool(journal.entries))
+    post.go_alone()
+    assert home.is_alone
+    assert [batch.events for batch in home.applied] == [[(5, "{}")]]
+    assert (outlets[5].closed, outlets[6].closed) == ([], [(4000, "resume")])
+    assert post.connections == {5}
+    post.home = None

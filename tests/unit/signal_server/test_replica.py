@@ -35,6 +35,7 @@ class Site:
     def __init__(self, number: int, node: str) -> None:
         self.link = Link(number, "a", node)
         self.frames: list[dict[str, object]] = []
+        self.closed: list[tuple[object, ...]] = []
 
     def hello(self, connection: int, session: str) -> Batch:
         opened = inputs.Opened(
@@ -77,6 +78,7 @@ class Site:
         heard = self.link.hear(parcel)
         if isinstance(heard, Fate):
             return heard
+        self.closed += [item[1:] for item in heard if item[0] == Kind.CLOSE]
         self.frames += [json.loads(item[3]) for item in heard if item[0] == Kind.SEND]
         return Fate.GOES_ON
 
@@ -245,17 +247,53 @@ def test_numbers_of_parcels_rise_within_a_millisecond(journal: Journal) -> None:
         last = parcel.number
 
 
-def test_whoever_goes_on_without_a_journal_resumes_there_first(journal: Journal) -> None:
+def test_whoever_goes_on_without_a_journal_gets_another_secret_first(journal: Journal) -> None:
     """So that it cannot go on elsewhere as if what it is told were known."""
-    alone, elsewhere = journal.found, journal.lost
-    assert journal.ann.hear(alone.go_alone("n1", 2_000)) is Fate.CUT
-    again = Site(3, "n1")
-    again.hear(alone.apply(again.resume(1, "ann", last_seq=0), 2_010))
-    assert "resumed" in again.said
-    astray = Site(5, "n1")
-    astray.hear(alone.apply(astray.resume(1, "bob", last_seq=0), 2_015))
-    assert astray.said == ["resume_gap"], "it may have been told more where it is"
-    other = Site(4, "n4")
-    secret = "next"
-    other.hear(elsewhere.apply(other.resume(1, "ann", secret=secret, last_seq=0), 2_020))
-    assert other.said == ["resume_expired"]
+    ann, alone, elsewhere = journal.ann, journal.found, journal.lost
+    assert ann.hear(alone.go_alone("n1", 1, 2_000, lambda: "island")) is Fate.GOES_ON
+    assert ann.hear(alone.apply(ann.says(5, type="update", data=1, id=1), 2_010)) is Fate.GOES_ON
+    assert ann.said == ["new_secret", "ok"]
+    back, again = Site(3, "n1"), Site(4, "n4")
+    back.hear(alone.apply(back.resume(1, "ann", secret="island", last_seq=0), 2_020))
+    assert "resumed" in back.said
+    again.hear(elsewhere.apply(again.resume(1, "ann", secret="island", last_seq=0), 2_020))
+    assert again.said == ["resume_expired"]
+
+
+def test_the_former_secret_is_good_until_the_new_one_has_come(journal: Journal) -> None:
+    alone = journal.found
+    alone.go_alone("n1", 1, 2_000, lambda: "island")
+    back = Site(3, "n1")
+    back.hear(alone.apply(back.resume(1, "ann", last_seq=0), 2_010))
+    assert "resumed" in back.said
+
+
+def test_while_alone_who_is_connected_elsewhere_finds_a_gap(journal: Journal) -> None:
+    """Another home may have told it more."""
+    alone = journal.found
+    alone.go_alone("n1", 1, 2_000, lambda: "island")
+    astray = Site(3, "n1")
+    astray.hear(alone.apply(astray.resume(1, "bob", last_seq=0), 2_010))
+    assert astray.said == ["resume_gap"]
+
+
+def test_who_comes_back_when_all_can_be_reached_again_finds_none(journal: Journal) -> None:
+    home, bob = journal.found, Site(3, "n3")
+    home.go_alone("n1", 1, 2_000, lambda: "island")
+    home.stay_alone(None)
+    assert journal.bob.hear(home.cut_others("n1", 2_010)) is Fate.CUT
+    bob.hear(home.apply(bob.resume(1, "bob", last_seq=0), 2_020))
+    assert "resumed" in bob.said
+
+
+def test_former_links_of_a_node_that_goes_alone_are_over(journal: Journal) -> None:
+    assert journal.ann.hear(journal.found.go_alone("n1", 99, 2_000, lambda: "island")) is Fate.CUT
+    assert journal.found.board.sessions.by_id["ann"].connection is None
+
+
+def test_over_http_a_new_secret_could_be_lost(journal: Journal) -> None:
+    journal.common(journal.ann.hello(-7, "cid"))
+    journal.ann.frames.clear()
+    assert journal.ann.hear(journal.found.go_alone("n1", 1, 2_000, lambda: "i")) is Fate.GOES_ON
+    assert journal.ann.closed == [(-7, 4000, "resume")]
+    assert journal.ann.said == ["new_secret", "peer_updated"], "of ann, and about cid"
