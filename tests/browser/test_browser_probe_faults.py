@@ -54,8 +54,9 @@ _LOSSY = ("warning high_loss", "bad high_loss")
 QUALITY: Mapping[str, Quality] = {
     "nothing": Quality(loop=("good",), call=("good",)),
     "UDP and TCP 3478 blocked": Quality(
-        # Over TCP a busy computer's pause is a queue for a moment, and the grade takes the worst.
-        loop=("good", "warning bandwidth_too_low"),
+        # Over TCP a busy computer's pause is a queue for a moment, and the grade takes the worst:
+        # what the cell shows is that the call finds its way.
+        loop=("good", "warning bandwidth_too_low", "bad bandwidth_too_low"),
         call=("good", "warning high_delay"),
         transport="tls",
     ),

@@ -68,6 +68,7 @@ for (const [name, world, expected] of [
   ["the credential is wrong", { candidates: 0, codes: [701, 401] }, ["failed", "credential_rejected"]],
   ["the quota is used up", { candidates: 0, codes: [486] }, ["failed", "allocation_quota"]],
   ["the relay refuses itself", { loop: "fail" }, ["warning", "hairpin"]],
+  ["the loop fails where packets get lost", { loop: "fail", drop: (number) => number % 5 === 0 }, ["warning", "packet_loss"]],
   ["the relay refuses everybody", { loop: "fail", server: "fail" }, ["failed", "peer_denied"]],
   ["the relay refuses itself, and there is no peer", { loop: "fail", peers: 0 }, ["failed", "peer_denied"]],
   ["the relay is silent", { loop: "silent", server: "silent" }, ["failed", "relay_silent"]],

@@ -148,7 +148,9 @@ async function throughServer(wish, { api, session }) {
   try {
     const { received, sent, lossRatio, roundTripMs } = await sendPackets(link.channel, wish.signal, SERVER_PACKETS);
     const figures = { connectMs: link.connectMs, received, sent, lossRatio, roundTripMs };
-    return received ? { state: "warning", reason: "hairpin", via: "server", ...figures } : null;
+    // Where packets get lost, a loop may fail by itself.
+    const reason = 1 - lossRatio >= ENOUGH ? "hairpin" : "packet_loss";
+    return received ? { state: "warning", reason, via: "server", ...figures } : null;
   } finally {
     link.close();
   }

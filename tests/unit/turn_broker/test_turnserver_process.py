@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,9 +23,11 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def running(folder: Path, script: str) -> AsyncIterator[TurnserverProcess]:
-    """A script in place of turnserver."""
+    """A script in place of turnserver. Python, for dash loses a signal that comes as it forks."""
     path = folder / "script"
-    path.write_text(f"#!/bin/sh\ncd {folder}\n{script}\n")
+    path.write_text(
+        f"#!{sys.executable} -S\nimport os, signal\nos.chdir({str(folder)!r})\n{script}\n"
+    )
     path.chmod(0o700)
     child = TurnserverProcess(str(path), folder / "c", folder / "log", max_log_bytes=100)
     task = asyncio.create_task(child.run())
@@ -42,29 +45,37 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_it_is_started_again_when_it_dies(tmp_path: Path) -> None:
-    async with running(tmp_path, "exit 1") as child:
+    async with running(tmp_path, "os._exit(1)") as child:
         await until(lambda: child.starts >= 3)
 
 
-WAITS = "trap 'echo hup >> hups' HUP; trap 'touch ended; exit 0' TERM; touch up"
-FOREVER = "while :; do sleep 0.02; done"
+WAITS = """
+signal.signal(signal.SIGHUP, lambda *_: open("hups", "a").close())
+signal.signal(signal.SIGTERM, lambda *_: (open("ended", "a").close(), os._exit(0)))
+open("up", "a").close()
+"""
+DEAF = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open("up", "a").close()
+"""
+FOREVER = "while True: signal.pause()"
 
 
 async def test_it_is_told_to_end_and_has_ended(tmp_path: Path) -> None:
-    async with running(tmp_path, f"{WAITS}; {FOREVER}") as child:
+    async with running(tmp_path, WAITS + FOREVER) as child:
         await until((tmp_path / "up").exists)
         assert child.starts == 1
     assert (tmp_path / "ended").exists()
 
 
 async def test_one_that_does_not_listen_is_killed(tmp_path: Path) -> None:
-    async with running(tmp_path, f"trap '' TERM; touch up; {FOREVER}"):
+    async with running(tmp_path, DEAF + FOREVER):
         await until((tmp_path / "up").exists)
 
 
 async def test_a_log_that_is_full_is_renamed_and_opened_anew(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    async with running(tmp_path, f"{WAITS}; {FOREVER}"):
+    async with running(tmp_path, WAITS + FOREVER):
         await until((tmp_path / "up").exists)
         log.write_bytes(b"x" * 99)
         await asyncio.sleep(0.1)
