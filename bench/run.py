@@ -22,11 +22,12 @@ from typing import Any
 
 import compared
 import report
-import tokens
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 OUTPUT = ROOT / "test-output"
+ALONE = ("tokens", "across")
+"""Measured by scripts of their own, with nothing but themselves to compare with."""
 SETTLE_S = 2
 """Before the memory of idle connections is read: garbage of the joins is gone by then."""
 
@@ -182,9 +183,18 @@ def conditions() -> Result:
 
 def main() -> None:
     options = read_options()
-    if options.only == "tokens":
-        tokens.main(options.rounds, options.seconds)
-        return
+    named = {name.strip().lower() for name in options.only.split(",") if name.strip()}
+    if not named or named - set(ALONE):
+        compare(options)
+    for name in ALONE:
+        if name in named or not (named or options.servers):
+            print(f"\n{name}", flush=True)
+            command = [sys.executable, str(BENCH / f"{name}.py"), "--seconds", str(options.seconds)]
+            subprocess.run(command, check=True)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Parley beside its peers."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         print("one core only: server and generator share it, so trust the ratios alone")

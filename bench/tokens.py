@@ -7,6 +7,7 @@ asked in the same way: GET, or POST of a form, which costs more before anything 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
 import contextlib
@@ -172,4 +173,8 @@ def main(rounds: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(rounds=3, seconds=3.0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    options = parser.parse_args()
+    main(options.rounds, options.seconds)

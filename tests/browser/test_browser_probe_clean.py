@@ -13,7 +13,7 @@ import pytest
 from deployments import Deployment, whole
 from networks import Network, network
 from people import CHROMIUM, FLAGS, OUTPUT
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from probe_pages import page_of
 from rtc import needs_own_network
 
@@ -24,7 +24,9 @@ pytestmark = [
     needs_own_network,
 ]
 
-RUNS, QUALITY_RUNS = (50, 10) if os.environ.get("PARLEY_LONG") == "1" else (3, 1)
+IS_LONG = os.environ.get("PARLEY_LONG") == "1"
+RUNS, QUALITY_RUNS = (50, 10) if IS_LONG else (3, 1)
+VISITS = 50 if IS_LONG else 1
 
 
 @pytest.fixture
@@ -40,18 +42,23 @@ def deployment(net: Network, tmp_path: Path) -> Iterator[Deployment]:
 
 
 @pytest.fixture
-def page(net: Network, deployment: Deployment) -> Iterator[Page]:
+def chromium(net: Network, deployment: Deployment) -> Iterator[Browser]:
     """Beyond the network; it trusts whatever certificate the relay has."""
     origin = f"--unsafely-treat-insecure-origin-as-secure={deployment.url}"
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
+        launched = playwright.chromium.launch(
             executable_path=net.command(CHROMIUM),
             args=[*FLAGS, "--ignore-certificate-errors", origin],
             timeout=60_000,
         )
-        with page_of(chromium.new_context(), deployment) as opened:
-            yield opened
-        chromium.close()
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(chromium: Browser, deployment: Deployment) -> Iterator[Page]:
+    with page_of(chromium.new_context(), deployment) as opened:
+        yield opened
 
 
 @pytest.mark.timeout(1800)
@@ -112,6 +119,27 @@ def test_clean_runs_never_fail(page: Page) -> None:
         assert wrong == [], name
     assert max(one["ms"] for one in found["network"]) < 5000
     assert max(one["ms"] for one in found["connectivity"]) < 8000
+
+
+@pytest.mark.timeout(3600)
+def test_clean_visits_never_fail(chromium: Browser, deployment: Deployment) -> None:
+    """The diagnostics page, as visitors load it and press its button."""
+    found: Counter[str] = Counter()
+    page = chromium.new_page()
+    for _ in range(VISITS):
+        page.goto(f"{deployment.url}/diagnostics")
+        page.click("#start")
+        expect(page.locator("#report")).to_be_visible(timeout=90_000)
+        states = page.locator("[data-check]").evaluate_all(
+            "(rows) => rows.map(({ dataset }) => `${dataset.check} ${dataset.state}`)"
+        )
+        found.update([page.inner_text("#verdict-text"), *states])
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    (OUTPUT / "diagnostics-clean-visits.txt").write_text(
+        "\n".join(f"{count} {one}" for one, count in found.items())
+    )
+    assert found["Calls work well from here."] == VISITS, found
+    assert {one.split()[-1] for one in found if found[one]} <= {"here.", "passed"}, found
 
 
 def _summary(found: dict[str, list[dict[str, Any]]], advice: list[str]) -> str:
