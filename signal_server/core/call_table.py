@@ -116,11 +116,13 @@ class CallTable:
         del call.invitees[device.identity].legs[device.peer]
         self.taking_part.discard(device.peer, call)
 
-    def drop_invitee(self, call: Call, identity: str) -> list[str]:
-        """The identity is out of the call; the devices on which it still rang."""
+    def drop_invitee(self, call: Call, identity: str, stays: str = "") -> list[str]:
+        """The identity is out of the call; the devices on which it still rang. A device that
+        stays in it keeps its place: what it takes part in is in the order in which it began."""
         peers = list(call.invitees.pop(identity).legs)
         for peer in peers:
-            self.taking_part.discard(peer, call)
+            if peer != stays:
+                self.taking_part.discard(peer, call)
         self.awaiting.discard((call.account, identity), call)
         return peers
 
@@ -130,7 +132,7 @@ class CallTable:
 
     def answer(self, call: Call, callee: Party) -> tuple[object, ...]:
         """The call is between two now; what the caller sent ahead."""
-        early = self._stop_ringing(call)
+        early = self._stop_ringing(call, callee.peer)
         call.callee = callee
         self.taking_part.add(callee.peer, call)
         for party in (call.caller, callee):
@@ -145,9 +147,9 @@ class CallTable:
             self.taking_part.discard(party.peer, call)
             self.active.discard(party.who, call)
 
-    def _stop_ringing(self, call: Call) -> tuple[object, ...]:
+    def _stop_ringing(self, call: Call, callee: str = "") -> tuple[object, ...]:
         for identity in list(call.invitees):
-            self.drop_invitee(call, identity)
+            self.drop_invitee(call, identity, callee)
         self.agenda.set(call.id, None)
         self.early_bytes -= call.early.size
         return call.early.take()

@@ -404,6 +404,20 @@ def test_a_party_is_gone_during_the_call(kicked: bool, reason: str) -> None:
     bench.assert_nothing_is_left()
 
 
+def test_who_is_gone_leaves_the_oldest_call_first_whichever_was_answered_last() -> None:
+    bench = Bench("a1", "b1", "c1", ended_calls=1)
+    bench.invite("a1", "old", "b")
+    bench.invite("b1", "new", "c")
+    bench.accept("b1", "old")
+
+    assert [entry["call"] for entry in bench.snapshot("b1")] == ["old", "new"]
+    ends = [word for word in bench.gone("b1") if word.startswith("-")]
+    assert ends == ["-old unreachable", "-new canceled"]
+    assert bench.calls.timeline("", "old") is None
+    assert bench.calls.timeline("", "new") is not None
+    bench.assert_nothing_is_left()
+
+
 @pytest.mark.parametrize("reason", [EndReason.SERVER, EndReason.KICKED])
 def test_the_server_ends_a_call(reason: Any) -> None:
     bench = Bench("a1", "b1")
