@@ -163,8 +163,8 @@ class Node:
         client = connect(backplane.url, max_connections=MAX_REDIS_CONNECTIONS)
         turn = self.settings.turn
         journal = RedisJournal(client, turn.identity_secret or turn.secret)
-        depth, room = self.settings.limits.json_depth, backplane.standby_bytes
-        return JournaledBackplane(node.name, journal, new_board, new_facts, depth, services, room)
+        depth, kept = self.settings.limits.json_depth, backplane.standby_bytes
+        return JournaledBackplane(node.name, journal, new_board, new_facts, depth, services, kept)
 
     async def start(self) -> None:
         """What runs beside the requests: the TURN fleet, key sets, webhooks."""

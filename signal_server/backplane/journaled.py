@@ -20,7 +20,7 @@ from signal_server.backplane.post import Post
 from signal_server.backplane.redis_clock import RedisClock
 from signal_server.backplane.redis_journal import RedisJournal
 from signal_server.backplane.replica import Replica
-from signal_server.backplane.standby import Room
+from signal_server.backplane.standby import Allowance
 from signal_server.core import inputs
 from signal_server.core.rate_limit import RateClass
 from signal_server.core.switchboard import Switchboard
@@ -63,7 +63,7 @@ class JournaledBackplane:
         self.node = f"{name}.{secrets.token_hex(4)}"
         """A node that starts again is another one."""
         self.services = services
-        self.standby_room = Room(standby_bytes)
+        self.standby_allowance = Allowance(standby_bytes)
         self.clock = RedisClock(clock.monotonic, clock.unix)
         self.is_alone = False
         self.is_ready = False

@@ -20,7 +20,7 @@ from signal_server.backplane.home import CLAIM_MS, Around, Home
 from signal_server.backplane.link import Fate, Link
 from signal_server.backplane.redis_journal import RedisJournal
 from signal_server.backplane.replica import Replica
-from signal_server.backplane.standby import Room, Standby
+from signal_server.backplane.standby import Allowance, Standby
 from signal_server.core import inputs
 from signal_server.core.effects import GrantIce
 from signal_server.wire.codes import CloseCode
@@ -50,7 +50,7 @@ class Plane(Around, Protocol):
     def speaker(self) -> Speaker: ...
 
     @property
-    def standby_room(self) -> Room: ...
+    def standby_allowance(self) -> Allowance: ...
 
     @property
     def services(self) -> Services: ...
@@ -72,7 +72,7 @@ class Post:
         self._plane = plane
         self._journal = journal
         self._new_replica = new_replica
-        self._standby = Standby(account, journal, new_replica, plane.standby_room)
+        self._standby = Standby(account, journal, new_replica, plane.standby_allowance)
         self._link = self._new_link()
         self._news = asyncio.Event()
         self._farewells: deque[Batch] = deque(maxlen=MAX_FAREWELLS)
@@ -84,7 +84,8 @@ class Post:
         self._emptied_at: float | None = None
         self._settling: list[tuple[int, asyncio.Future[None]]] = []
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._write_on()), loop.create_task(self._watch_on())]
+        self._courier = loop.create_task(self._write_on())
+        self._watch = loop.create_task(self._watch_on())
 
     # From the node's connections ------------------------------------------------------------
 
@@ -211,6 +212,9 @@ class Post:
         self._close(self._link.take_back_hellos())
         for batch in self._link.pending:
             self._apply_alone(batch)
+        # What follows must not wait for a write that Redis does not answer.
+        self._courier.cancel()
+        self._courier = asyncio.get_running_loop().create_task(self._write_on())
         self._news.set()
 
     def _go_on_from_standby(self) -> None:
@@ -264,8 +268,8 @@ class Post:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             log.warning("not everything could be written")
-        for task in self._tasks:
-            task.cancel()
+        self._courier.cancel()
+        self._watch.cancel()
         if self.home is not None:
             await self.home.hand_over()
 

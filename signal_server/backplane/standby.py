@@ -27,7 +27,7 @@ BLOCK_MS = 1000
 READ_PAUSE_S = 0.005
 """Between two reads, so that many ticks of a busy account cost one."""
 FULL_PAUSE_S = 10.0
-"""Before the next attempt when there is no room."""
+"""Before the next attempt when the allowance is used up."""
 STALL_S = 0.5
 """A pause that took so much longer than it may: the journal may have been trimmed meanwhile."""
 LOAD_PAUSE_S = 1.0
@@ -35,7 +35,7 @@ MAX_ENTRIES = 16_000
 """Then a later state takes their place."""
 
 
-class Room:
+class Allowance:
     """What all standbys of a node may hold."""
 
     def __init__(self, most_bytes: int) -> None:
@@ -50,12 +50,12 @@ class Standby:
         account: str,
         journal: RedisJournal,
         new_replica: Callable[[str], Replica],
-        room: Room,
+        allowance: Allowance,
     ) -> None:
         self._account = account
         self._journal = journal
         self._new_replica = new_replica
-        self._room = room
+        self._allowance = allowance
         self._kept: Kept | None = None
         self._entries: deque[Sealed] = deque()
         self._bytes = 0
@@ -107,7 +107,7 @@ class Standby:
             with contextlib.suppress(FleetUnavailable):
                 self._forget(await self._journal.latest(self._account))
                 await self._read_on()
-            if self._room.left_bytes <= 0:
+            if self._allowance.left_bytes <= 0:
                 self._forget(None)
                 await asyncio.sleep(FULL_PAUSE_S)
             # What is known stays until there is something better: Redis may be lost now.
@@ -121,14 +121,14 @@ class Standby:
 
     def _hold(self, more: int) -> None:
         self._bytes += more
-        self._room.left_bytes -= more
+        self._allowance.left_bytes -= more
 
     async def _read_on(self) -> None:
         """Until what is here no longer follows from the journal, or is too much."""
         loop = asyncio.get_running_loop()
         assert self._kept is not None
         position, saves = self._kept.position, self._kept.saves
-        while len(self._entries) < MAX_ENTRIES and self._room.left_bytes > 0:
+        while len(self._entries) < MAX_ENTRIES and self._allowance.left_bytes > 0:
             began = loop.time()
             entries = await self._journal.read_sealed(self._account, position, BLOCK_MS)
             await asyncio.sleep(READ_PAUSE_S)

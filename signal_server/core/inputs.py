@@ -105,8 +105,7 @@ class Closed(Struct, frozen=True):
 
     connection: int
     reason: str
-    """`left` ends the session, and so does `forgotten`: it cannot be resumed any more. After
-    anything else it waits."""
+    """`left` ends the session; after anything else it waits."""
 
 
 class Rekeyed(Struct, frozen=True):

@@ -185,8 +185,6 @@ class Lifecycle:
             return
         if event.reason == "left" or not self._limits.resume_window_s:
             self.end(session, event.reason, now)
-        elif event.reason == "forgotten":
-            self.end(session, "connection_lost", now)
         else:
             self._rooms.show_connected(session, connected=False)
 

@@ -17,7 +17,7 @@ from signal_server.backplane.facts import Facts
 from signal_server.backplane.link import Link
 from signal_server.backplane.redis_journal import Claim, RedisJournal
 from signal_server.backplane.replica import Replica
-from signal_server.backplane.standby import Room, Standby
+from signal_server.backplane.standby import Allowance, Standby
 from signal_server.core import inputs
 from signal_server.core.state import FORMAT, pack
 from signal_server.wire.codec import decode
@@ -112,15 +112,15 @@ async def home(redis: RedisServer) -> AsyncIterator[Home]:
 
 
 @asynccontextmanager
-async def following(home: Home, room_bytes: int = 1 << 20) -> AsyncIterator[Standby]:
-    room = Room(room_bytes)
-    standby = Standby(ACCOUNT, home.journal, new_replica, room)
+async def following(home: Home, most_bytes: int = 1 << 20) -> AsyncIterator[Standby]:
+    allowance = Allowance(most_bytes)
+    standby = Standby(ACCOUNT, home.journal, new_replica, allowance)
     standby.start()
     try:
         yield standby
     finally:
         standby.stop()
-        assert room.left_bytes == room_bytes
+        assert allowance.left_bytes == most_bytes
 
 
 async def agree(standby: Standby, home: Home) -> None:

@@ -17,7 +17,7 @@ from signal_server.backplane.journaled import JournaledBackplane
 from signal_server.backplane.post import Post
 from signal_server.backplane.redis_journal import Claim, RedisJournal
 from signal_server.backplane.replica import Replica
-from signal_server.backplane.standby import Room, Standby
+from signal_server.backplane.standby import Allowance, Standby
 from signal_server.core.inputs import Admission, Permit, Resumed
 from signal_server.wire.messages import Resume
 
@@ -48,7 +48,7 @@ class Node(JournaledBackplane):
     def __init__(self) -> None:
         self.node = "here"
         self.is_alone = False
-        self.standby_room = Room(1000)
+        self.standby_allowance = Allowance(1000)
 
     @property
     def hears_redis(self) -> bool:
@@ -148,4 +148,25 @@ async def test_without_redis_who_has_just_said_hello_says_it_again(
     assert [batch.events for batch in home.applied] == [[(5, "{}")]]
     assert (outlets[5].closed, outlets[6].closed) == ([], [(4000, "resume")])
     assert post.connections == {5}
+    post.home = None
+
+
+async def test_without_redis_nothing_waits_for_a_write_under_way(
+    post: Post, journal: ScriptedJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(account: str, entries: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(journal, "append", hang)
+    home, node = AloneHome(), post._plane
+    node.speaker = SimpleNamespace(connections={})  # type: ignore[misc]
+    post.home = home  # type: ignore[assignment]
+    post.connections.add(5)
+    post.relay(5, "first")
+    await eventually(lambda: bool(post._link.pending))
+    post.relay(5, "second")
+    node.is_alone = True  # type: ignore[misc]
+    post.go_alone()
+    await eventually(lambda: len(home.applied) == 2)
+    assert [batch.events for batch in home.applied] == [[(5, "first")], [(5, "second")]]
     post.home = None
